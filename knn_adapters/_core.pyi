@@ -1,0 +1,158 @@
+"""Typed stub of the compiled core (sources in ``csrc``).
+
+Shapes: n items, q queries, d dimensions. ``uint8`` codes decode to ``offset + scale * code`` (``float32`` arrays of
+length d; fill them with one value for a uniform quantizer). Every search returns ``(distances, ids)`` of shape
+``(q, k)``, ``float32`` and ``int64``: squared Euclidean distance, ascending, for ``"l2"``; inner product, descending,
+for ``"ip"``; slots that could not be filled hold id -1 and +inf (``"l2"``) or -inf (``"ip"``). Searches release the
+GIL and may run in several threads at once. Arrays given to a constructor are kept alive and read in place; they must be
+C-contiguous, and changing them later changes the answers.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+def simd_level() -> str:
+    """Return the level in use: ``"serial"``, ``"avx2"`` or ``"avx512vnni"``; ``MP_SIMD_LEVEL`` overrides the choice."""
+
+def simd_levels() -> list[str]:
+    """Return every level that this machine runs, slowest first."""
+
+def dot_u8s8(codes: npt.NDArray[np.uint8], query: npt.NDArray[np.int8], level: str = ...) -> npt.NDArray[np.int32]:
+    """Return the n integer dot products of codes ``(n, d)`` with one query ``(d,)``."""
+
+def encode(
+    vectors: npt.NDArray[np.float32], scale: npt.NDArray[np.float32], offset: npt.NDArray[np.float32]
+) -> npt.NDArray[np.uint8]:
+    """Return codes ``(n, d)``: ``round((x - offset) / scale)`` clamped to 0..255; 0 where ``scale`` is 0."""
+
+def decode(
+    codes: npt.NDArray[np.uint8], scale: npt.NDArray[np.float32], offset: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Return ``offset + scale * code``, ``(n, d)``."""
+
+def squared_norms(
+    codes: npt.NDArray[np.uint8], scale: npt.NDArray[np.float32], offset: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Return the n squared norms of the decoded vectors."""
+
+def fold_query(
+    query: npt.NDArray[np.float32], scale: npt.NDArray[np.float32], offset: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8], float, float]:
+    """Return ``(high, low, unit, bias)`` with ``<query, x> ~ bias + unit * sum((256 * high + low) * code)``.
+
+    ``high`` alone, with ``256 * unit``, is the 8-bit query of a traversal; both together the 16-bit query of rescoring.
+    """
+
+class FlatSearcher:
+    """Exhaustive search over contiguous codes; ``norms`` are those of :func:`squared_norms`, needed for ``"l2"``."""
+
+    def __init__(
+        self,
+        codes: npt.NDArray[np.uint8],
+        norms: npt.NDArray[np.float32] | None,
+        scale: npt.NDArray[np.float32],
+        offset: npt.NDArray[np.float32],
+        metric: str,
+        *,
+        level: str = ...,
+    ) -> None: ...
+    def search(
+        self, queries: npt.NDArray[np.float32], k: int, *, num_threads: int = ...
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Scan with the 8-bit query, rescore the best candidates with the 16-bit query."""
+
+class LinkedGraphSearcher:
+    """HNSW search over a graph in FAISS' layout, read where it lies.
+
+    Neighbours of node i at level l are ``neighbors[offsets[i] + cum_neighbors[l] : offsets[i] + cum_neighbors[l + 1]]``
+    up to the first negative entry.
+    """
+
+    def __init__(
+        self,
+        codes: npt.NDArray[np.uint8],
+        norms: npt.NDArray[np.float32] | None,
+        offsets: npt.NDArray[np.uint64],
+        neighbors: npt.NDArray[np.int32],
+        cum_neighbors: npt.NDArray[np.int32],
+        entry_point: int,
+        max_level: int,
+        scale: npt.NDArray[np.float32],
+        offset: npt.NDArray[np.float32],
+        metric: str,
+        *,
+        level: str = ...,
+    ) -> None: ...
+    def search(
+        self, queries: npt.NDArray[np.float32], k: int, ef: int, *, num_threads: int = ...
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]: ...
+
+class PackedGraphSearcher:
+    """HNSW search over records of our own: links, norm and code of a node side by side, 64-byte aligned. Owns its memory.
+
+    Built from hnswlib's arrays (its pickle state and save file): ``level0`` is ``(n, 1 + 2M)`` ``uint32``, a link count
+    (low 16 bits) and the links; ``link_lists`` holds, for each node in order, ``element_levels[i]`` blocks of
+    ``1 + M`` ``uint32`` (count, links) for levels 1, 2, ...
+    """
+
+    def __init__(
+        self,
+        codes: npt.NDArray[np.uint8],
+        norms: npt.NDArray[np.float32] | None,
+        level0: npt.NDArray[np.uint32],
+        element_levels: npt.NDArray[np.int32],
+        link_lists: npt.NDArray[np.uint32],
+        max_m: int,
+        entry_point: int,
+        max_level: int,
+        scale: npt.NDArray[np.float32],
+        offset: npt.NDArray[np.float32],
+        metric: str,
+        *,
+        level: str = ...,
+    ) -> None: ...
+    def search(
+        self, queries: npt.NDArray[np.float32], k: int, ef: int, *, num_threads: int = ...
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Search; ids are the positions of hnswlib's internal order, not labels."""
+
+    def codes(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Return the codes of some nodes, ``(len(ids), d)``."""
+
+    @property
+    def nbytes_codes(self) -> int:
+        """Bytes that codes and norms take, padding of the records included."""
+
+    @property
+    def nbytes_graph(self) -> int:
+        """Bytes that links of all levels take."""
+
+class ForestSearcher:
+    """Annoy's search: split planes are walked best-first, the leaves' items are scored over codes.
+
+    p split planes have codes ``(p, d)`` with zero point 128: ``margin(query) = plane_bias + plane_scale * sum((code -
+    128) * query)``. ``children`` is ``(p, 2)``: a value >= 0 is a plane, a value < 0 is leaf ``-1 - value``, and leaf j
+    holds ``leaf_items[leaf_offsets[j] : leaf_offsets[j + 1]]``. ``roots`` uses the same encoding.
+    """
+
+    def __init__(
+        self,
+        codes: npt.NDArray[np.uint8],
+        norms: npt.NDArray[np.float32] | None,
+        scale: npt.NDArray[np.float32],
+        offset: npt.NDArray[np.float32],
+        plane_codes: npt.NDArray[np.uint8],
+        plane_scale: npt.NDArray[np.float32],
+        plane_bias: npt.NDArray[np.float32],
+        children: npt.NDArray[np.int32],
+        leaf_offsets: npt.NDArray[np.uint32],
+        leaf_items: npt.NDArray[np.int32],
+        roots: npt.NDArray[np.int32],
+        metric: str,
+        *,
+        level: str = ...,
+    ) -> None: ...
+    def search(
+        self, queries: npt.NDArray[np.float32], k: int, search_k: int, *, num_threads: int = ...
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Search; a child's priority is ``min(parent, margin)`` on side 1 and ``min(parent, -margin)`` on side 0."""
