@@ -50,7 +50,7 @@ class HookSpecs:
 
     @hookspec
     def mp_register_quantizers(self, registry: Registry[type[Any]]) -> None:
-        """Register quantizer classes (``train``, ``encode``, ``decode``) by the name used in ``wrap(quantizer=...)``."""
+        """Register quantizer classes (``train``, ``encode``, ``decode``) by name."""
 
     @hookspec
     def mp_register_index_adapters(self, registry: Registry[Any]) -> None:

@@ -16,7 +16,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_.-]*")
 
 
 class Registry(Mapping[str, T]):
-    """Name -> object of one kind. Names are registered once; a duplicate or unknown name raises and lists what is known.
+    """Name -> object of one kind. A duplicate or unknown name raises and lists what is known.
 
     Args:
         kind: what the objects are, in words, for the messages (``"token pruner"``).
