@@ -1,0 +1,71 @@
+// What Python passes, checked: the core below takes pointers and believes them.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <string>
+
+extern "C" {
+#include "mp/items.h"
+#include "mp/status.h"
+}
+
+namespace nb = nanobind;
+
+namespace mp {
+
+// A C-contiguous array, held through the buffer protocol: the memory can't go away or move while this lives.
+class Array {
+  public:
+    Array() = default;
+    // `type` is numpy's name of the element type: uint8, int8, uint32, int32, uint64, int64 or float32.
+    Array(nb::handle object, const char *name, const char *type, int ndim);
+    Array(Array &&other) noexcept;
+    Array &operator=(Array &&other) noexcept;
+    ~Array();
+
+    template <class T> const T *as() const {
+        return static_cast<const T *>(view_.buf);
+    }
+    template <class T> T *as_writable() {
+        return static_cast<T *>(view_.buf);
+    }
+    size_t shape(int axis) const {
+        return static_cast<size_t>(view_.shape[axis]);
+    }
+
+  private:
+    Py_buffer view_ = {};
+};
+
+// A float32 array whose values are all finite.
+Array finite_array(nb::handle object, const char *name, int ndim);
+
+// Scale and offset of d dimensions.
+struct Quantization {
+    Array scale, offset;
+    Quantization(nb::handle scale, nb::handle offset, size_t dim);
+};
+
+// The arguments that every searcher has. `items` points into the arrays that this holds.
+struct Items {
+    Array codes, norms;
+    Quantization quantization;
+    mp_items items;
+    Items(nb::handle codes, nb::handle norms, nb::handle scale, nb::handle offset, const char *metric,
+          const char *level);
+};
+
+// Kernels by name; "auto" is the best that the machine has or what MP_SIMD_LEVEL says.
+const mp_kernels *find_kernels(const char *level);
+
+size_t checked_dim(size_t dim);
+void require_length(const Array &array, const char *name, size_t expected, const char *meaning);
+int64_t at_least_one(int64_t value, const char *name, const char *meaning);
+
+// Raises what the core reports.
+void raise_if_failed(const mp_status &status);
+
+nb::object empty_array(nb::object shape, const char *type);
+
+} // namespace mp

@@ -1,0 +1,137 @@
+// The module: free functions here, searchers in searchers.cpp. No policy: that is the Python side's.
+#include "arguments.hpp"
+#include "searchers.hpp"
+
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <vector>
+
+extern "C" {
+#include "mp/scratch.h"
+#include "mp/simd.h"
+}
+
+namespace mp {
+namespace {
+
+// A query for the kernels: aligned and padded.
+class QueryBuffer {
+  public:
+    explicit QueryBuffer(size_t dim) {
+        if (!mp_reserve(&buffer_, mp_query_bytes(dim)))
+            throw std::bad_alloc();
+        mp_place_query(&query, buffer_.data, 0, dim);
+    }
+    ~QueryBuffer() {
+        std::free(buffer_.data);
+    }
+    QueryBuffer(const QueryBuffer &) = delete;
+    mp_query query = {};
+
+  private:
+    mp_buffer buffer_ = {};
+};
+
+std::string simd_level() {
+    return find_kernels("auto")->level;
+}
+
+std::vector<std::string> simd_levels() {
+    const mp_kernels *levels[MP_MAX_LEVELS];
+    const size_t count = mp_simd_available(levels);
+    std::vector<std::string> names;
+    for (size_t i = 0; i < count; i++)
+        names.emplace_back(levels[i]->level);
+    return names;
+}
+
+nb::object dot_u8s8(nb::handle codes_object, nb::handle query_object, const char *level) {
+    const Array codes(codes_object, "codes", "uint8", 2), query(query_object, "query", "int8", 1);
+    const size_t n = codes.shape(0), dim = checked_dim(codes.shape(1));
+    require_length(query, "query", dim, "the dimension of the codes");
+    const mp_kernels *kernels = find_kernels(level);
+    const QueryBuffer padded(dim);
+    std::memset(padded.query.high, 0, mp_query_bytes(dim));
+    std::memcpy(padded.query.high, query.as<int8_t>(), dim);
+    nb::object result = empty_array(nb::int_(n), "int32");
+    Array out(result, "result", "int32", 1);
+    nb::gil_scoped_release release;
+    size_t i = 0;
+    for (const uint8_t *code = codes.as<uint8_t>(); i + 4 <= n; i += 4, code += 4 * dim) {
+        const uint8_t *const four[4] = {code, code + dim, code + 2 * dim, code + 3 * dim};
+        kernels->dot4(four, padded.query.high, dim, out.as_writable<int32_t>() + i);
+    }
+    for (; i < n; i++)
+        out.as_writable<int32_t>()[i] = kernels->dot(codes.as<uint8_t>() + i * dim, padded.query.high, dim);
+    return result;
+}
+
+nb::object encode(nb::handle vectors_object, nb::handle scale, nb::handle offset) {
+    const Array vectors = finite_array(vectors_object, "vectors", 2);
+    const size_t n = vectors.shape(0), dim = checked_dim(vectors.shape(1));
+    const Quantization by(scale, offset, dim);
+    nb::object result = empty_array(nb::make_tuple(n, dim), "uint8");
+    Array codes(result, "result", "uint8", 2);
+    nb::gil_scoped_release release;
+    mp_encode(vectors.as<float>(), n, dim, by.scale.as<float>(), by.offset.as<float>(), codes.as_writable<uint8_t>());
+    return result;
+}
+
+nb::object decode(nb::handle codes_object, nb::handle scale, nb::handle offset) {
+    const Array codes(codes_object, "codes", "uint8", 2);
+    const size_t n = codes.shape(0), dim = checked_dim(codes.shape(1));
+    const Quantization by(scale, offset, dim);
+    nb::object result = empty_array(nb::make_tuple(n, dim), "float32");
+    Array vectors(result, "result", "float32", 2);
+    nb::gil_scoped_release release;
+    mp_decode(codes.as<uint8_t>(), n, dim, by.scale.as<float>(), by.offset.as<float>(), vectors.as_writable<float>());
+    return result;
+}
+
+nb::object squared_norms(nb::handle codes_object, nb::handle scale, nb::handle offset) {
+    const Array codes(codes_object, "codes", "uint8", 2);
+    const size_t n = codes.shape(0), dim = checked_dim(codes.shape(1));
+    const Quantization by(scale, offset, dim);
+    nb::object result = empty_array(nb::int_(n), "float32");
+    Array norms(result, "result", "float32", 1);
+    nb::gil_scoped_release release;
+    mp_squared_norms(codes.as<uint8_t>(), n, dim, by.scale.as<float>(), by.offset.as<float>(),
+                     norms.as_writable<float>());
+    return result;
+}
+
+nb::tuple fold_query(nb::handle query_object, nb::handle scale, nb::handle offset) {
+    const Array vector = finite_array(query_object, "query", 1);
+    const size_t dim = checked_dim(vector.shape(0));
+    const Quantization by(scale, offset, dim);
+    QueryBuffer folded(dim);
+    mp_fold_query(vector.as<float>(), dim, by.scale.as<float>(), by.offset.as<float>(), &folded.query);
+    nb::object high = empty_array(nb::int_(dim), "int8"), low = empty_array(nb::int_(dim), "int8");
+    std::memcpy(Array(high, "high", "int8", 1).as_writable<int8_t>(), folded.query.high, dim);
+    std::memcpy(Array(low, "low", "int8", 1).as_writable<int8_t>(), folded.query.low, dim);
+    return nb::make_tuple(high, low, folded.query.unit, folded.query.bias);
+}
+
+} // namespace
+} // namespace mp
+
+NB_MODULE(_core, module) {
+    module.attr("__doc__") = "Compiled core: kernels over 8-bit codes and the searches built on them.";
+    module.def("simd_level", &mp::simd_level, "Return the level in use.");
+    module.def("simd_levels", &mp::simd_levels, "Return every level that this machine runs, slowest first.");
+    module.def("dot_u8s8", &mp::dot_u8s8, nb::arg("codes"), nb::arg("query"), nb::arg("level") = "auto",
+               "Return the n integer dot products of codes (n, d) with one query (d,).");
+    module.def("encode", &mp::encode, nb::arg("vectors"), nb::arg("scale"), nb::arg("offset"),
+               "Return codes (n, d): round((x - offset) / scale) clamped to 0..255; 0 where scale is 0.");
+    module.def("decode", &mp::decode, nb::arg("codes"), nb::arg("scale"), nb::arg("offset"),
+               "Return offset + scale * code, (n, d).");
+    module.def("squared_norms", &mp::squared_norms, nb::arg("codes"), nb::arg("scale"), nb::arg("offset"),
+               "Return the n squared norms of the decoded vectors.");
+    module.def("fold_query", &mp::fold_query, nb::arg("query"), nb::arg("scale"), nb::arg("offset"),
+               "Return (high, low, unit, bias): <query, x> ~ bias + unit * sum((256 * high + low) * code).");
+    mp::bind_searchers(module);
+}

@@ -1,0 +1,9 @@
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace mp {
+
+void bind_searchers(nanobind::module_ &module);
+
+} // namespace mp

@@ -1,0 +1,63 @@
+/* Codes as a metric space: what a traversal compares by, and what a search returns.
+ *
+ *   l2   |q - x^|^2 = |q|^2 - 2 <q, x^> + |x^|^2     ascending; never below 0
+ *   ip   <q, x^>                                     descending
+ *
+ * Traversals order items by a key, smaller is nearer, from the 8-bit query alone:
+ *   l2   key = norm + weight * dot(c, high), weight = -2 * 256 * unit     (|q|^2 and the bias don't change the order)
+ *   ip   key = -dot(c, high)
+ * dot is exact in int32 and becomes a float here, exactly while |dot| <= 2^24 (d <= 514) and rounded above.
+ * Rescoring computes the distance itself from the 16-bit query, in double.
+ */
+#ifndef MP_ITEMS_H
+#define MP_ITEMS_H
+
+#include "mp/kernels.h"
+#include "mp/quantize.h"
+#include "mp/topk.h"
+
+/* Ids share a 32-bit word with one flag bit in the graph's pool. */
+#define MP_MAX_ITEMS 0x7FFFFFFF
+
+enum mp_metric { MP_METRIC_L2, MP_METRIC_IP };
+
+/* Everything is borrowed from the caller. Norms are NULL for MP_METRIC_IP, which doesn't need them. */
+struct mp_items {
+    const uint8_t *codes;
+    const uint8_t *norms; /* floats, at a byte stride of their own */
+    size_t code_stride;   /* bytes from one code to the next */
+    size_t norm_stride;
+    const float *scale, *offset;
+    size_t n, dim;
+    enum mp_metric metric;
+    const struct mp_kernels *kernels;
+};
+
+static inline const uint8_t *mp_item_code(const struct mp_items *items, size_t id) {
+    return items->codes + id * items->code_stride;
+}
+
+static inline float mp_item_norm(const struct mp_items *items, size_t id) {
+    float norm;
+    memcpy(&norm, items->norms + id * items->norm_stride, sizeof norm);
+    return norm;
+}
+
+/* The factor of dot in the key. */
+static inline float mp_key_weight(const struct mp_items *items, const struct mp_query *query) {
+    return items->metric == MP_METRIC_L2 ? (float)(-512 * query->unit) : -1.0f;
+}
+
+static inline float mp_key(const struct mp_items *items, float weight, size_t id, int32_t dot) {
+    const float product = weight * (float)dot;
+    return items->norms ? mp_item_norm(items, id) + product : product;
+}
+
+/* How many candidates of the 8-bit query are worth the 16-bit one to find the best k of n. */
+size_t mp_n_rescored(size_t k, size_t n);
+
+/* Turns `count` candidates (any order; only the ids of `ranks` are read, all are overwritten) into the k results. */
+void mp_rescore(const struct mp_items *items, const struct mp_query *query, uint64_t *ranks, size_t count, size_t k,
+                float *distances, int64_t *ids);
+
+#endif

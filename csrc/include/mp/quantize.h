@@ -1,0 +1,36 @@
+/* Between float vectors and codes.
+ *
+ *   encode   c_i = clamp(round((x_i - o_i) / s_i), 0, 255), 0 where s_i = 0; ties round to even; NaN gives 0
+ *   decode   x^_i = o_i + s_i * c_i
+ *   norm     |x^|^2, summed in double, stored as float
+ *   fold     w_i = q_i * s_i ~ unit * (256 * high_i + low_i), so that
+ *            <q, x^> = bias + sum_i w_i c_i ~ bias + unit * (256 * dot(c, high) + dot(c, low)),  bias = sum_i q_i o_i
+ *
+ * unit = max|w| / MP_QUERY_RANGE; high_i in -127..127, low_i in -128..127. high alone with 256 * unit is the 8-bit
+ * query, rounded to nearest too. A zero query has unit 0 and zeros. Scales are finite and not negative.
+ */
+#ifndef MP_QUANTIZE_H
+#define MP_QUANTIZE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* 256 * 127 + 127: the largest value whose rounded high part still fits -127..127. */
+#define MP_QUERY_RANGE 32639
+
+struct mp_query {
+    int8_t *high; /* both of mp_round_up(dim, MP_ALIGN) bytes, MP_ALIGN aligned, zero behind dim */
+    int8_t *low;
+    double unit;
+    double bias;
+    double sqnorm; /* |q|^2 */
+};
+
+void mp_encode(const float *vectors, size_t n, size_t dim, const float *scale, const float *offset, uint8_t *codes);
+void mp_decode(const uint8_t *codes, size_t n, size_t dim, const float *scale, const float *offset, float *vectors);
+void mp_squared_norms(const uint8_t *codes, size_t n, size_t dim, const float *scale, const float *offset,
+                      float *norms);
+/* `high` and `low` of `query` point to buffers of the caller. */
+void mp_fold_query(const float *vector, size_t dim, const float *scale, const float *offset, struct mp_query *query);
+
+#endif

@@ -1,0 +1,59 @@
+#include "mp/simd.h"
+
+#include <stdbool.h>
+#include <string.h>
+
+#if defined(MP_X86)
+#include <cpuid.h>
+
+/* A CPU may have registers that the operating system does not save on a context switch; XCR0 tells which it does. */
+static unsigned long long saved_state(void) {
+    unsigned low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (unsigned long long)high << 32 | low;
+}
+
+static bool has_state(unsigned long long wanted) {
+    unsigned a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
+        return false;
+    return (saved_state() & wanted) == wanted;
+}
+
+static bool has_avx2(void) {
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d))
+        return false;
+    return (b & bit_AVX2) && has_state(0x6); /* XMM, YMM */
+}
+
+static bool has_avx512vnni(void) {
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d))
+        return false;
+    const unsigned wanted = bit_AVX512F | bit_AVX512BW | bit_AVX512VL;
+    return (b & wanted) == wanted && (c & bit_AVX512VNNI) && has_state(0xE6); /* XMM, YMM, opmask, ZMM low and high */
+}
+#endif
+
+size_t mp_simd_available(const struct mp_kernels *levels[MP_MAX_LEVELS]) {
+    size_t count = 0;
+    levels[count++] = &mp_kernels_serial;
+#if defined(MP_X86)
+    if (has_avx2())
+        levels[count++] = &mp_kernels_avx2;
+    if (has_avx512vnni())
+        levels[count++] = &mp_kernels_avx512vnni;
+#endif
+    return count;
+}
+
+const struct mp_kernels *mp_simd_find(const char *level) {
+    const struct mp_kernels *levels[MP_MAX_LEVELS];
+    const size_t count = mp_simd_available(levels);
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(levels[i]->level, level) == 0)
+            return levels[i];
+    }
+    return NULL;
+}
