@@ -1,0 +1,61 @@
+"""The model side: BERT models that prune tokens and leave early. torch and transformers load at first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mp_plugins import missing_dependency
+
+if TYPE_CHECKING:
+    from hf_integration.configuration_magic_pyramid import MagicPyramidConfig
+    from hf_integration.early_exit import ConfidenceCriterion, EntropyCriterion, ExitCriterion
+    from hf_integration.families import BertFamily, ModelFamily
+    from hf_integration.flops import baseline_flops
+    from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
+    from hf_integration.outputs import ExitStates, MagicPyramidSequenceClassifierOutput
+    from hf_integration.registration import attach, detach, install, register, uninstall
+    from hf_integration.token_pruning import AttentionPruner, TokenPruner
+
+__all__ = [
+    "AttentionPruner",
+    "BertFamily",
+    "ConfidenceCriterion",
+    "EntropyCriterion",
+    "ExitCriterion",
+    "ExitStates",
+    "MagicPyramidConfig",
+    "MagicPyramidForSequenceClassification",
+    "MagicPyramidSequenceClassifierOutput",
+    "ModelFamily",
+    "TokenPruner",
+    "attach",
+    "baseline_flops",
+    "detach",
+    "install",
+    "register",
+    "uninstall",
+]
+
+_MODULES = (
+    "configuration_magic_pyramid",
+    "early_exit",
+    "families",
+    "flops",
+    "outputs",
+    "token_pruning",
+    "modeling_magic_pyramid",
+    "registration",
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        modules = (import_module(f"{__name__}.{module}") for module in _MODULES)
+        return next(getattr(module, name) for module in modules if name in module.__all__)
+    except ModuleNotFoundError as error:
+        if error.name and error.name.partition(".")[0] in ("torch", "transformers"):
+            raise missing_dependency(error.name, "hf", wanted_by=f"hf_integration.{name}") from error
+        raise

@@ -1,0 +1,97 @@
+"""Attention on packed tokens, with the attention that each token receives.
+
+The samples are taken one after the other, on views of the packed tensors. Gathering them into length buckets was
+measured too: on a CPU it costs 1.2 to 3.5 times as much (32 samples of 5 to 128 tokens, 12 heads), because the copies
+and the padded rows outweigh the calls that they save.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["packed_attention", "received_attention"]
+
+# Rows of the score matrix held at once: bounds the memory to heads x 256 x n numbers, however long a text is.
+_QUERY_BLOCK = 256
+
+
+def packed_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: Sequence[int],
+    *,
+    num_heads: int,
+    query_lengths: Sequence[int] | None = None,
+    dropout: float = 0.0,
+    with_importance: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Attend within each sample of a packed batch.
+
+    Args:
+        query: ``[T_q, heads * head_dim]``.
+        key: ``[T, heads * head_dim]``.
+        value: as ``key``.
+        lengths: keys of each sample.
+        num_heads: number of heads.
+        query_lengths: queries of each sample; as many as keys by default.
+        dropout: probability with which attention weights are dropped.
+        with_importance: also return the importance of the keys; needs as many queries as keys.
+
+    Returns:
+        The context ``[T_q, heads * head_dim]`` and the importance ``r`` float32 ``[T]`` (or ``None``): the mean over
+        heads and queries of the attention that a token receives, times the length, so that it is 1 on average.
+    """
+    queries = _split_heads(query, query_lengths or lengths, num_heads)
+    keys, values = _split_heads(key, lengths, num_heads), _split_heads(value, lengths, num_heads)
+    contexts: list[Tensor] = []
+    importances: list[Tensor] = []
+    for q, k, v in zip(queries, keys, values, strict=True):
+        if with_importance or dropout > 0:
+            # SDPA has no fused CPU kernel with dropout; its fallback measured 4 to 8 times slower than this.
+            context, importance = _attend_in_blocks(q, k, v, dropout)
+            importances.append(importance)
+        else:
+            context = functional.scaled_dot_product_attention(q[None], k[None], v[None])[0]
+        contexts.append(context.transpose(0, 1))
+    merged = torch.cat(contexts).flatten(1)
+    return merged, torch.cat(importances) if with_importance else None
+
+
+def received_attention(probabilities: Tensor, query_weights: Tensor) -> Tensor:
+    """Return the importance ``r`` of the tokens of a padded batch.
+
+    Args:
+        probabilities: attention ``[batch, heads, seq, seq]``, rows are queries.
+        query_weights: weight of each query, ``[batch, seq]``: 1 = live, 0 = absent.
+
+    Returns:
+        float32 ``[batch, seq]``; its mean over live tokens is 1.
+    """
+    mean_of_heads = probabilities.float().mean(1)
+    # n * (1/n) * sum over live queries: the length cancels.
+    return torch.einsum("bqk,bq->bk", mean_of_heads, query_weights.float())
+
+
+def _split_heads(packed: Tensor, lengths: Sequence[int], num_heads: int) -> tuple[Tensor, ...]:
+    heads = packed.view(packed.shape[0], num_heads, -1).transpose(0, 1)
+    return torch.split(heads, list(lengths), dim=1)
+
+
+def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
+    """Attend for one sample, ``[heads, n, head_dim]`` each; the importance is of float32 ``[n]``."""
+    scaled_query = q * q.shape[-1] ** -0.5
+    contexts: list[Tensor] = []
+    received = torch.zeros(k.shape[1], dtype=torch.float32, device=k.device)
+    for block in scaled_query.split(_QUERY_BLOCK, dim=1):
+        probabilities = torch.softmax(torch.matmul(block, k.transpose(1, 2)), dim=-1)
+        # Decisions carry no gradient here: learned thresholds are trained in masked execution.
+        received = received + probabilities.detach().sum((0, 1), dtype=torch.float32)
+        weights = functional.dropout(probabilities, dropout) if dropout > 0 else probabilities
+        contexts.append(torch.matmul(weights.to(v.dtype), v))
+    # n * (1/n) * sum over queries: the length cancels, only the mean over heads is left to take.
+    return torch.cat(contexts, dim=1), received / q.shape[0]

@@ -1,0 +1,164 @@
+"""The layer loop: where samples leave, where tokens are dropped, and what it all came to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from hf_integration.early_exit import ExitCriterion, InternalClassifiers, should_exit
+from hf_integration.layouts import Layout, MaskedLayout
+from hf_integration.token_pruning import TokenPruner
+
+__all__ = ["EncoderResult", "PyramidEncoder", "RunOptions"]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What one pass does.
+
+    Attributes:
+        exit_threshold: samples leave below this uncertainty; 0 = never.
+        multi_label: labels are independent.
+        max_layers: everyone still there leaves at this depth; ``None`` = run all layers.
+        soft_temperature: of the soft masks in training; ``None`` = hard decisions.
+        record_pooled: also return the pooled states at every exit depth (use it with ``exit_threshold=0``).
+    """
+
+    exit_threshold: float = 0.0
+    multi_label: bool = False
+    max_layers: int | None = None
+    soft_temperature: float | None = None
+    record_pooled: bool = False
+
+
+@dataclass(frozen=True)
+class EncoderResult:
+    """The outcome of one pass, rows in the order of the batch.
+
+    Attributes:
+        logits: ``[batch, labels]``.
+        exit_layer: layers run for each sample, int64 ``[batch]``.
+        attended: tokens that entered each layer, int64 ``[batch, layers]``, 0 = had left.
+        kept: tokens that pruning left after each layer: int64, or float32 with gradients if soft.
+        pooled: ``[batch, exits, 3 * hidden_size]`` if recorded.
+        exits_asked: depths at which internal classifiers were asked.
+    """
+
+    logits: Tensor
+    exit_layer: Tensor
+    attended: Tensor
+    kept: Tensor
+    pooled: Tensor | None
+    exits_asked: tuple[int, ...]
+
+
+@dataclass
+class _Ledger:
+    """What a pass has recorded so far."""
+
+    attended: Tensor
+    kept: Tensor
+    soft_kept: list[Tensor] = field(default_factory=list)
+    sample_ids: list[Tensor] = field(default_factory=list)
+    logits: list[Tensor] = field(default_factory=list)
+    depths: list[int] = field(default_factory=list)
+    pooled: list[Tensor] = field(default_factory=list)
+    exits_asked: list[int] = field(default_factory=list)
+
+    def let_go(self, sample_ids: Tensor, logits: Tensor, depth: int) -> None:
+        self.sample_ids.append(sample_ids)
+        self.logits.append(logits)
+        self.depths.append(depth)
+
+    def result(self) -> EncoderResult:
+        order = torch.cat(self.sample_ids).argsort()
+        depths = [torch.full_like(ids, depth) for ids, depth in zip(self.sample_ids, self.depths, strict=True)]
+        return EncoderResult(
+            logits=torch.cat(self.logits)[order],
+            exit_layer=torch.cat(depths)[order],
+            attended=self.attended,
+            kept=torch.stack(self.soft_kept, dim=1) if self.soft_kept else self.kept,
+            pooled=torch.stack(self.pooled, dim=1) if self.pooled else None,
+            exits_asked=tuple(self.exits_asked),
+        )
+
+
+@dataclass(frozen=True)
+class PyramidEncoder:
+    """The layers of a model with its pruner, its internal classifiers and its own head.
+
+    Attributes:
+        layers: encoder layers, first to last.
+        pruning_depths: layers (1-based) that prune.
+        pruner: decides which tokens stay.
+        classifiers: one per exit depth.
+        criterion: how unsure a classifier is.
+        classify: the model's own head, from [CLS] states ``[n, hidden_size]`` to logits.
+    """
+
+    layers: Sequence[nn.Module]
+    pruning_depths: Sequence[int]
+    pruner: TokenPruner | None
+    classifiers: InternalClassifiers
+    criterion: ExitCriterion
+    classify: Callable[[Tensor], Tensor]
+
+    def run(self, layout: Layout, options: RunOptions) -> EncoderResult:
+        """Run the layers over ``layout`` until every sample has left."""
+        samples, last = len(layout.packing.lengths), len(self.layers) - 1
+        books = torch.zeros(2, samples, len(self.layers), dtype=torch.int64, device=layout.packing.device)
+        ledger = _Ledger(attended=books[0], kept=books[1])
+        active = self.pruner is not None and (options.soft_temperature is not None or self.pruner.is_active())
+        for depth, layer in enumerate(self.layers):
+            self._offer_exit(depth, layout, options, ledger)
+            if not layout.packing.lengths:
+                break
+            ledger.attended[layout.packing.sample_ids, depth] = layout.packing.length_tensor
+            if depth == last:
+                ledger.let_go(layout.packing.sample_ids, self.classify(layout.last_layer(layer)), depth + 1)
+            else:
+                self._run_layer(depth + 1, layout, options, ledger, prune=active and depth + 1 in self.pruning_depths)
+            self._record_kept(depth, layout, ledger)
+        return ledger.result()
+
+    def _offer_exit(self, depth: int, layout: Layout, options: RunOptions, ledger: _Ledger) -> None:
+        forced = depth == options.max_layers
+        if depth not in self.classifiers.depths or not (forced or options.exit_threshold > 0 or options.record_pooled):
+            return
+        pooled = layout.pool()
+        if options.record_pooled:
+            ledger.pooled.append(pooled)
+            return
+        ledger.exits_asked.append(depth)
+        logits = self.classifiers(depth, pooled)
+        uncertainty = self.criterion.uncertainty(logits, multi_label=options.multi_label)
+        leaving = should_exit(uncertainty, options.exit_threshold)
+        leaving = torch.ones_like(leaving) if forced else leaving
+        if leaving.any():
+            ledger.let_go(layout.packing.sample_ids[leaving], logits[leaving], depth)
+            layout.leave(~leaving)
+
+    def _run_layer(self, depth: int, layout: Layout, options: RunOptions, ledger: _Ledger, *, prune: bool) -> None:
+        layer = self.layers[depth - 1]
+        importance = layout.attend(layer, with_importance=prune)
+        if self.pruner is not None and importance is not None and prune:
+            if options.soft_temperature is not None and isinstance(layout, MaskedLayout):
+                weights = self.pruner.soft_mask(depth, importance, options.soft_temperature)
+                layout.weigh_tokens(self._keep_first(weights, layout))
+            else:
+                layout.keep_tokens(self._keep_first(self.pruner.keep_mask(depth, importance), layout))
+        layout.transform(layer)
+
+    @staticmethod
+    def _keep_first(mask: Tensor, layout: Layout) -> Tensor:
+        """Return ``mask`` with [CLS], which the classifiers read, set to kept."""
+        return mask.index_fill(0, layout.packing.first_tokens, 1)
+
+    @staticmethod
+    def _record_kept(depth: int, layout: Layout, ledger: _Ledger) -> None:
+        ledger.kept[layout.packing.sample_ids, depth] = layout.packing.length_tensor
+        if isinstance(layout, MaskedLayout) and layout.token_weights is not None:
+            ledger.soft_kept.append(layout.token_weights.sum(1))

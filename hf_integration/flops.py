@@ -1,0 +1,99 @@
+"""Counting the arithmetic of one forward pass, per sample.
+
+One multiply-accumulate is two operations. Counted are the matrix products of what really runs, and the pooling of the
+internal classifiers; embeddings are look-ups, and layer norms, softmax and activations are left out, as is usual
+(Learned Token Pruning, arXiv 2107.00910, counts the same terms). Masked execution reports what compact execution of
+the same decisions costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from mp_plugins import argument_error
+
+if TYPE_CHECKING:
+    from transformers import BertConfig
+
+    from hf_integration.configuration_magic_pyramid import MagicPyramidConfig
+
+__all__ = ["baseline_flops", "pyramid_flops"]
+
+
+def baseline_flops(
+    lengths: Tensor,
+    config: BertConfig,
+    *,
+    padding: Literal["none", "longest", "max_length"] = "none",
+    max_length: int | None = None,
+) -> Tensor:
+    """Return the operations of plain BERT for one batch, float64 ``[batch]``.
+
+    Args:
+        lengths: live tokens of each sample, int64 ``[batch]``.
+        config: shapes of the model.
+        padding: ``"none"`` counts live tokens, ``"longest"`` pads to the longest sample of ``lengths``,
+            ``"max_length"`` to ``max_length``.
+        max_length: length that ``padding="max_length"`` pads to.
+    """
+    if padding == "longest":
+        lengths = lengths.max().expand(lengths.shape)
+    elif padding == "max_length":
+        if max_length is None:
+            raise argument_error("max_length", "must be given with padding='max_length'", None, "pass the length")
+        lengths = torch.full_like(lengths, max_length)
+    elif padding != "none":
+        raise argument_error("padding", "must be 'none', 'longest' or 'max_length'", repr(padding), "use 'none'")
+    tokens = lengths.double()
+    macs = config.num_hidden_layers * _layer_macs(tokens, tokens, config)
+    flops: Tensor = 2 * (macs + _head_macs(config))
+    return flops
+
+
+def pyramid_flops(
+    attended: Tensor, kept: Tensor, lengths: Tensor, exits: Sequence[int], config: MagicPyramidConfig
+) -> Tensor:
+    """Return the operations of one pass, float32 ``[batch]``.
+
+    Args:
+        attended: tokens that entered each layer, int64 ``[batch, layers]``, 0 where a sample had left.
+        kept: tokens that went on to the feed-forward part, likewise.
+        lengths: live tokens at the embeddings, int64 ``[batch]``.
+        exits: depths at which internal classifiers were asked, ascending.
+        config: shapes of the model.
+    """
+    n_attended, n_kept = attended.double(), kept.double()
+    total = 2 * _layer_macs(n_attended[:, :-1], n_kept[:, :-1], config).sum(1)
+    reached_head = n_attended[:, -1] > 0
+    total = total + reached_head * 2 * (_last_layer_macs(n_attended[:, -1], config) + _head_macs(config))
+    # Tokens that an internal classifier at each depth pools over; 0 = the sample did not get there.
+    pooled = torch.cat((lengths[:, None].double(), n_kept), dim=1)
+    for depth in exits:
+        classifier = 6 * config.hidden_size * config.num_labels
+        total = total + (pooled[:, depth] > 0) * (2 * config.hidden_size * pooled[:, depth] + classifier)
+    return total.float()
+
+
+def _layer_macs(n_attended: Tensor, n_kept: Tensor, config: BertConfig) -> Tensor:
+    """2 d n_a^2 for the attention, 3 d^2 n_a for its inputs, (d^2 + 2 d m) n_f for its output and the feed-forward."""
+    width, inner = config.hidden_size, config.intermediate_size
+    token_wise = (width * width + 2 * width * inner) * n_kept
+    attention = 2 * width * n_attended**2 + 3 * width * width * n_attended
+    macs: Tensor = attention + token_wise
+    return macs
+
+
+def _last_layer_macs(n_attended: Tensor, config: BertConfig) -> Tensor:
+    """As a layer in which only [CLS] asks and goes on."""
+    width, inner = config.hidden_size, config.intermediate_size
+    keys_and_values = 2 * width * width * n_attended + 2 * width * n_attended
+    macs: Tensor = keys_and_values + 2 * width * width + 2 * width * inner
+    return macs
+
+
+def _head_macs(config: BertConfig) -> int:
+    return int(config.hidden_size * (config.hidden_size + config.num_labels))

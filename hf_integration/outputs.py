@@ -1,0 +1,51 @@
+"""What a model returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers.modeling_outputs import ModelOutput
+
+__all__ = ["ExitStates", "MagicPyramidSequenceClassifierOutput"]
+
+
+@dataclass
+class MagicPyramidSequenceClassifierOutput(ModelOutput):
+    """Output of :class:`~hf_integration.MagicPyramidForSequenceClassification`.
+
+    Attributes:
+        loss: scalar, if labels were given.
+        logits: ``[batch, num_labels]``, of the classifier at which each sample left.
+        exit_layer: int64 ``[batch]``, number of encoder layers run; 0 = left at the embeddings.
+        tokens_kept: int64 ``[batch, layers]``, tokens that pruning left after each layer, 0 where the sample had left;
+            with soft masks their float32 sums, with gradients.
+        flops: float32 ``[batch]``, floating-point operations; see :mod:`hf_integration.flops`.
+        hidden_states: only from a neutral model, as BERT's.
+        attentions: only from a neutral model, as BERT's.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    exit_layer: Tensor | None = None
+    tokens_kept: Tensor | None = None
+    flops: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass(frozen=True)
+class ExitStates:
+    """What the classifiers of a batch read and say when nobody leaves.
+
+    Attributes:
+        pooled: ``[batch, exits, 3 * hidden_size]``, input of the internal classifiers.
+        logits: ``[batch, num_labels]`` of the last layer.
+        attended: int64 ``[batch, layers]``, tokens that entered each layer.
+        kept: int64 ``[batch, layers]``, tokens that pruning left after each layer.
+    """
+
+    pooled: Tensor
+    logits: Tensor
+    attended: Tensor
+    kept: Tensor

@@ -1,0 +1,61 @@
+"""What this package registers with :mod:`mp_plugins`, through the same hooks as any other plug-in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from typing import Any
+
+import mp_plugins
+
+__all__ = [
+    "mp_register_diagnostics",
+    "mp_register_exit_criteria",
+    "mp_register_model_families",
+    "mp_register_token_pruners",
+]
+
+# The libraries behind the extra `hf`.
+_LIBRARIES = ("torch", "transformers", "accelerate")
+
+
+@mp_plugins.hookimpl
+def mp_register_token_pruners(registry: mp_plugins.Registry[type[Any]]) -> None:
+    """Register the pruner with learned thresholds."""
+    from hf_integration import AttentionPruner
+
+    registry.register("attention", AttentionPruner)
+
+
+@mp_plugins.hookimpl
+def mp_register_exit_criteria(registry: mp_plugins.Registry[type[Any]]) -> None:
+    """Register the two measures of uncertainty."""
+    from hf_integration import ConfidenceCriterion, EntropyCriterion
+
+    registry.register("entropy", EntropyCriterion)
+    registry.register("confidence", ConfidenceCriterion)
+
+
+@mp_plugins.hookimpl
+def mp_register_model_families(registry: mp_plugins.Registry[Any]) -> None:
+    """Register BERT."""
+    from hf_integration import BertFamily
+
+    registry.register("bert", BertFamily())
+
+
+@mp_plugins.hookimpl
+def mp_register_diagnostics(registry: mp_plugins.Registry[Callable[[], Mapping[str, str]]]) -> None:
+    """Register the versions of the libraries on the model side."""
+    registry.register("hf_integration", _versions)
+
+
+def _versions() -> dict[str, str]:
+    return {library: _version(library) for library in _LIBRARIES}
+
+
+def _version(library: str) -> str:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return "not installed: pip install 'magic-pyramid[hf]'"
