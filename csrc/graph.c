@@ -32,15 +32,6 @@ static struct links links_above_0(const struct mp_graph *graph, size_t node, siz
     return (struct links){graph->neighbors + begin, wanted < left ? wanted : left};
 }
 
-static inline void prefetch_item(const struct mp_items *items, size_t id) {
-    const uint8_t *code = mp_item_code(items, id);
-    for (size_t i = 0; i < items->dim; i += MP_ALIGN)
-        __builtin_prefetch(code + i);
-    __builtin_prefetch(code + items->dim - 1); /* another line where codes are not aligned */
-    if (items->norms)
-        __builtin_prefetch(items->norms + id * items->norm_stride);
-}
-
 /* The pool: candidates in ascending order of rank. Here a rank's low word is id << 1 | expanded, which sorts alike. A
  * sorted array costs a short memmove per insertion, and both ends that a search looks at are at hand; two heaps cost
  * two sifts and the branches that go with them. */
@@ -120,11 +111,11 @@ static void expand(const struct walk *walk, struct pool *pool, uint32_t node) {
     const struct mp_items *items = &walk->graph->items;
     const size_t count = collect_fresh(walk, links_at_0(walk->graph, node));
     for (size_t i = 0; i < count && i < LOOKAHEAD + 4; i++)
-        prefetch_item(items, walk->fresh[i]);
+        mp_prefetch_item(items, walk->fresh[i]);
     for (size_t i = 0; i < count; i += 4) {
         float keys[4];
         for (size_t j = i + LOOKAHEAD + 4; j < count && j < i + LOOKAHEAD + 8; j++)
-            prefetch_item(items, walk->fresh[j]);
+            mp_prefetch_item(items, walk->fresh[j]);
         score4(walk, walk->fresh + i, keys);
         for (size_t j = 0; j < 4 && i + j < count; j++)
             pool_insert(pool, (uint64_t)mp_order_of(keys[j]) << 32 | walk->fresh[i + j] << 1);

@@ -46,9 +46,9 @@ static double query_sums(const float *vector, size_t dim, const float *scale, co
     double largest[4] = {0}, bias[4] = {0}, sqnorm[4] = {0};
     for (size_t i = 0; i < dim; i++) {
         const double q = vector[i];
-        const double weight = fabs(q * scale[i]);
+        const double weight = fabs(scale ? q * scale[i] : q);
         largest[i % 4] = weight > largest[i % 4] ? weight : largest[i % 4];
-        bias[i % 4] += q * offset[i];
+        bias[i % 4] += offset ? q * offset[i] : 0;
         sqnorm[i % 4] += q * q;
     }
     query->bias = bias[0] + bias[1] + (bias[2] + bias[3]);
@@ -61,7 +61,7 @@ void mp_fold_query(const float *vector, size_t dim, const float *scale, const fl
     const double inverse = largest > 0 ? MP_QUERY_RANGE / largest : 0;
     query->unit = largest / MP_QUERY_RANGE;
     for (size_t i = 0; i < dim; i++) {
-        const int folded = (int)lrint((double)vector[i] * scale[i] * inverse);
+        const int folded = (int)lrint((double)vector[i] * (scale ? scale[i] : 1) * inverse);
         /* The high part is rounded, not cut, so that it is the best 8-bit query too; adding before the shift keeps
          * the shifted value positive, where C defines the shift. */
         const int high = ((folded + 128 + 65536) >> 8) - 256;

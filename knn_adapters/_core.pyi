@@ -88,7 +88,7 @@ class LinkedGraphSearcher:
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]: ...
 
 class PackedGraphSearcher:
-    """HNSW search over records of our own: links, norm and code of a node side by side, 64-byte aligned. Owns its memory.
+    """HNSW search over records of our own, 64-byte aligned: links, norm and code of a node side by side.
 
     Built from hnswlib's arrays (its pickle state and save file): ``level0`` is ``(n, 1 + 2M)`` ``uint32``, a link count
     (low 16 bits) and the links; ``link_lists`` holds, for each node in order, ``element_levels[i]`` blocks of

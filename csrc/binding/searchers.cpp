@@ -7,6 +7,7 @@
 
 extern "C" {
 #include "mp/flat.h"
+#include "mp/forest.h"
 #include "mp/graph.h"
 }
 
@@ -160,6 +161,57 @@ class PackedGraphSearcher : public GraphSearcher {
     }
 };
 
+class ForestSearcher {
+  public:
+    ForestSearcher(nb::handle codes, nb::handle norms, nb::handle scale, nb::handle offset, nb::handle plane_codes,
+                   nb::handle plane_scale, nb::handle plane_bias, nb::handle children, nb::handle leaf_offsets,
+                   nb::handle leaf_items, nb::handle roots, const char *metric, const char *level)
+        : items_(codes, norms, scale, offset, metric, level), plane_codes_(plane_codes, "plane_codes", "uint8", 2),
+          plane_scale_(finite_array(plane_scale, "plane_scale", 1)),
+          plane_bias_(finite_array(plane_bias, "plane_bias", 1)), children_(children, "children", "int32", 2),
+          leaf_offsets_(leaf_offsets, "leaf_offsets", "uint32", 1), leaf_items_(leaf_items, "leaf_items", "int32", 1),
+          roots_(roots, "roots", "int32", 1) {
+        const size_t n_planes = plane_codes_.shape(0);
+        if (plane_codes_.shape(1) != items_.items.dim)
+            throw nb::value_error("`plane_codes` must have as many columns as `codes`");
+        require_length(plane_scale_, "plane_scale", n_planes, "the number of planes");
+        require_length(plane_bias_, "plane_bias", n_planes, "the number of planes");
+        require_length(children_, "children", n_planes, "the number of planes");
+        if (children_.shape(1) != 2)
+            throw nb::value_error("`children` must have two columns, one a side");
+        at_least_one(static_cast<int64_t>(leaf_offsets_.shape(0)), "len(leaf_offsets)",
+                     "one more than there are leaves");
+        forest_ = {.items = items_.items,
+                   .plane_codes = plane_codes_.as<uint8_t>(),
+                   .plane_scale = plane_scale_.as<float>(),
+                   .plane_bias = plane_bias_.as<float>(),
+                   .children = children_.as<int32_t>(),
+                   .leaf_offsets = leaf_offsets_.as<uint32_t>(),
+                   .leaf_items = leaf_items_.as<int32_t>(),
+                   .roots = roots_.as<int32_t>(),
+                   .n_planes = n_planes,
+                   .n_leaves = leaf_offsets_.shape(0) - 1,
+                   .n_leaf_items = leaf_items_.shape(0),
+                   .n_roots = roots_.shape(0),
+                   .largest_leaf = 0};
+        raise_if_failed(mp_forest_check(&forest_));
+    }
+    nb::tuple search(nb::handle queries, int64_t k, int64_t search_k, int num_threads) {
+        at_least_one(search_k, "search_k", "the number of items to look at");
+        return search_with(queries, k, items_.items.dim,
+                           [&](const float *rows, size_t n, size_t n_neighbors, float *distances, int64_t *ids) {
+                               return mp_forest_search(&forest_, &scratches_.pool, rows, n, n_neighbors,
+                                                       static_cast<size_t>(search_k), num_threads, distances, ids);
+                           });
+    }
+
+  private:
+    Items items_;
+    Scratches scratches_;
+    Array plane_codes_, plane_scale_, plane_bias_, children_, leaf_offsets_, leaf_items_, roots_;
+    mp_forest forest_ = {};
+};
+
 } // namespace
 
 void bind_searchers(nb::module_ &module) {
@@ -190,6 +242,15 @@ void bind_searchers(nb::module_ &module) {
         .def("codes", &PackedGraphSearcher::codes, nb::arg("ids"), "Return the codes of some nodes, (len(ids), d).")
         .def_prop_ro("nbytes_codes", &PackedGraphSearcher::nbytes_codes, "Bytes of codes and norms, padding included.")
         .def_prop_ro("nbytes_graph", &PackedGraphSearcher::nbytes_graph, "Bytes of the links of all levels.");
+
+    nb::class_<ForestSearcher>(module, "ForestSearcher", "Annoy's search over a forest of split planes.")
+        .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle,
+                      nb::handle, nb::handle, nb::handle, const char *, const char *>(),
+             nb::arg("codes"), nb::arg("norms").none(), nb::arg("scale"), nb::arg("offset"), nb::arg("plane_codes"),
+             nb::arg("plane_scale"), nb::arg("plane_bias"), nb::arg("children"), nb::arg("leaf_offsets"),
+             nb::arg("leaf_items"), nb::arg("roots"), nb::arg("metric"), nb::kw_only(), nb::arg("level") = "auto")
+        .def("search", &ForestSearcher::search, nb::arg("queries"), nb::arg("k"), nb::arg("search_k"), nb::kw_only(),
+             nb::arg("num_threads") = 0, "Return (distances, ids) of the k nearest of the search_k items looked at.");
 }
 
 } // namespace mp
