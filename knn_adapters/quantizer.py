@@ -1,0 +1,172 @@
+"""The quantizer: float vectors to 8-bit codes whose distances keep the order of neighbours."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from knn_adapters import _core, quantizer_file
+from knn_adapters._validation import as_vectors, check_choice, number_error
+from knn_adapters.calibration import choose_clip
+from knn_adapters.recall import normalised
+from mp_plugins import UnsupportedError, argument_error
+
+__all__ = ["METRICS", "Quantizer"]
+
+METRICS = ("l2", "ip", "cosine")
+
+
+class Quantizer:
+    """Affine scalar quantizer, per dimension or uniform: ``x_i ~ offset_i + scale_i * code_i`` with codes 0..255.
+
+    A metric of its own decides about the range that the codes cover: :meth:`train` tries several on a sample and keeps
+    the one whose quantized distances give the neighbours that exact distances give. ``"cosine"`` normalises vectors
+    before they are encoded, so its codes are compared by inner product.
+
+    Args:
+        metric: ``"l2"``, ``"ip"`` or ``"cosine"``.
+        bits: bits per dimension; 8 in this release.
+        seed: picks the calibration sample; equal seeds and vectors give equal quantizers.
+
+    Raises:
+        ArgumentError: an unknown metric, or bits that no release knows.
+        UnsupportedError: 4 bits, not yet supported.
+
+    Example:
+        >>> quantizer = Quantizer("cosine").train(vectors)
+        >>> codes = quantizer.encode(vectors)
+    """
+
+    def __init__(self, metric: str = "l2", *, bits: int = 8, seed: int = 0) -> None:
+        self.metric = check_choice("metric", metric, METRICS)
+        self.bits = check_bits(bits)
+        self.seed = seed
+        self._affine: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None = None
+        self._clip = ""
+
+    def train(self, vectors: npt.ArrayLike) -> Quantizer:
+        """Pick scale and offset from ``vectors`` ``(n, d)``; a sample of them is used, so n may be large.
+
+        Returns:
+            The quantizer itself, trained. A failed call leaves it as it was.
+
+        Raises:
+            ArgumentError: empty, not a matrix of numbers, or holding NaN or infinity.
+        """
+        checked = self._prepared(as_vectors("vectors", vectors))
+        clip = choose_clip(checked, self.core_metric, self.seed)
+        self._affine, self._clip = clip.affine(), clip.name
+        return self
+
+    def encode(self, vectors: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+        """Return the codes ``(n, d)`` of ``vectors`` ``(n, d)``; values beyond the range take its nearest end.
+
+        Raises:
+            ArgumentError: not trained, another dimension than in training, or NaN or infinity.
+        """
+        scale, offset = self._trained()
+        return _core.encode(self._prepared(as_vectors("vectors", vectors, dim=len(scale))), scale, offset)
+
+    def decode(self, codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return ``offset + scale * code``, ``(n, d)``, for ``codes`` ``(n, d)`` of dtype ``uint8``.
+
+        Raises:
+            ArgumentError: not trained, another dtype, or another dimension than in training.
+        """
+        scale, offset = self._trained()
+        received = np.asarray(codes)
+        if received.dtype != np.uint8 or received.ndim != 2 or received.shape[1] != len(scale):
+            raise argument_error(
+                "codes",
+                f"must be uint8 of shape (n, {len(scale)})",
+                f"{received.dtype} of shape {received.shape}",
+                "pass what encode() returned",
+            )
+        return _core.decode(np.ascontiguousarray(received), scale, offset)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the trained quantizer to ``path``, in the format of :mod:`knn_adapters.quantizer_file`.
+
+        Raises:
+            ArgumentError: not trained.
+            OSError: the file cannot be written.
+        """
+        scale, offset = self._trained()
+        fields = {"metric": self.metric, "bits": self.bits, "seed": self.seed, "clip": self._clip}
+        quantizer_file.write(path, fields, scale, offset)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Quantizer:
+        """Return the quantizer that :meth:`save` wrote to ``path``.
+
+        Raises:
+            ArgumentError: not a quantizer file, damaged, or of a later version.
+            OSError: the file cannot be read.
+        """
+        fields, scale, offset = quantizer_file.read(path)
+        quantizer = cls(fields["metric"], bits=fields["bits"], seed=fields["seed"])
+        quantizer._affine, quantizer._clip = (scale, offset), fields["clip"]
+        return quantizer
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether scale and offset are known."""
+        return self._affine is not None
+
+    @property
+    def scale(self) -> npt.NDArray[np.float32]:
+        """The step of each dimension, ``(d,)``; all equal when uniform, 0 where the data are constant."""
+        return self._trained()[0]
+
+    @property
+    def offset(self) -> npt.NDArray[np.float32]:
+        """The value of code 0 in each dimension, ``(d,)``."""
+        return self._trained()[1]
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the vectors."""
+        return len(self.scale)
+
+    @property
+    def clip(self) -> str:
+        """How the range was found, for example ``"quantile 0.9999, uniform"``."""
+        self._trained()
+        return self._clip
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all dimensions share one scale and one offset."""
+        scale, offset = self._trained()
+        return bool(np.all(scale == scale[0]) and np.all(offset == offset[0]))
+
+    @property
+    def core_metric(self) -> str:
+        """The metric under which the codes are compared: ``"l2"`` or ``"ip"``."""
+        return "l2" if self.metric == "l2" else "ip"
+
+    def __repr__(self) -> str:
+        state = f"dim={self.dim}, clip={self.clip!r}" if self.is_trained else "not trained"
+        return f"Quantizer({self.metric!r}, bits={self.bits}, {state})"
+
+    def _prepared(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return normalised(vectors) if self.metric == "cosine" else vectors
+
+    def _trained(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        if self._affine is None:
+            raise argument_error("quantizer", "must be trained", "an untrained one", "call train(vectors) first")
+        return self._affine
+
+
+def check_bits(bits: Any) -> int:
+    """Return ``bits`` if this release can encode with so many."""
+    if isinstance(bits, bool) or not isinstance(bits, (int, np.integer)):
+        raise number_error("bits", bits)
+    if bits == 4:
+        raise UnsupportedError("`bits` of 4 is not yet supported: use bits=8")
+    if bits != 8:
+        raise argument_error("bits", "must be 8", bits, "use bits=8")
+    return int(bits)
