@@ -1,0 +1,8 @@
+"""Quantized metrics under FAISS, hnswlib and Annoy indexes; works with numpy alone until an index is wrapped."""
+
+from knn_adapters._core import simd_level
+from knn_adapters.evaluation import IndexStats, estimate_recall, stats
+from knn_adapters.quantizer import Quantizer
+from knn_adapters.wrapping import IndexAdapter, WrapOptions, wrap
+
+__all__ = ["IndexAdapter", "IndexStats", "Quantizer", "WrapOptions", "estimate_recall", "simd_level", "stats", "wrap"]

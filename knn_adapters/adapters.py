@@ -1,0 +1,133 @@
+"""The adapters of this package: thin, so that registering them imports none of the three libraries."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from knn_adapters.evaluation import IndexStats
+from knn_adapters.wrapping import IndexAdapter, WrapOptions
+
+__all__ = ["AnnoyAdapter", "FaissAdapter", "HnswlibAdapter"]
+
+
+class _LibraryAdapter(IndexAdapter):
+    """What the three have in common: the stand-in module does the work, once the library is there."""
+
+    library: str
+    index_class: str
+
+    def handles(self, index: object) -> bool:
+        """Whether ``index`` is of the library."""
+        # An index of the library exists only if the library was imported.
+        library = sys.modules.get(self.library)
+        return library is not None and isinstance(index, getattr(library, self.index_class))
+
+    def is_wrapped(self, index: Any) -> bool:
+        """Whether the class of ``index`` is one of ours."""
+        return any(cls.__module__ == f"knn_adapters.{self.library}" for cls in type(index).__mro__)
+
+    def stats(self, index: Any) -> IndexStats:
+        """Return the figures of a wrapped index."""
+        figures: IndexStats = index._stats()
+        return figures
+
+    @property
+    def stand_in(self) -> ModuleType:
+        """The module of this package that stands in for the library."""
+        return import_module(f"knn_adapters.{self.library}")
+
+
+class FaissAdapter(_LibraryAdapter):
+    """FAISS: flat and HNSW indexes become SQ indexes that our kernels search in place."""
+
+    library, index_class = "faiss", "Index"
+    supported = "faiss.IndexFlat, IndexFlatL2, IndexFlatIP or IndexHNSWFlat"
+
+    def wrap(self, index: Any, options: WrapOptions) -> Any:
+        """Return the quantized index."""
+        return self.stand_in.class_for(index)._wrapping(index, options)
+
+    def metric(self, index: Any) -> str:
+        """Return the metric of an index, wrapped or not."""
+        name: str = self.stand_in.storage.metric_name(index)
+        return name
+
+    def vectors(self, index: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Return ids and vectors, decoded where wrapped."""
+        if self.is_wrapped(index):
+            found: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] = index._vectors()
+            return found
+        self.stand_in.class_for(index)
+        vectors = self.stand_in.storage.flat_vectors(index)
+        return np.arange(len(vectors), dtype=np.int64), vectors
+
+    def search(self, index: Any, queries: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
+        """Return the ids that the index finds."""
+        ids: npt.NDArray[np.int64] = index.search(queries, k)[1]
+        return ids
+
+
+class HnswlibAdapter(_LibraryAdapter):
+    """hnswlib: its graph is taken over into records of our own."""
+
+    library, index_class = "hnswlib", "Index"
+    supported = "hnswlib.Index"
+
+    def wrap(self, index: Any, options: WrapOptions) -> Any:
+        """Return the quantized index."""
+        return self.stand_in.Index._wrapping(self.stand_in.HnswState.of(index), options)
+
+    def metric(self, index: Any) -> str:
+        """Return the metric of an index, wrapped or not."""
+        return str(index.space)
+
+    def vectors(self, index: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Return ids and vectors, decoded where wrapped."""
+        if self.is_wrapped(index):
+            found: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] = index._vectors()
+            return found
+        state = self.stand_in.HnswState.of(index)
+        return state.labels.astype(np.int64), state.vectors
+
+    def search(self, index: Any, queries: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
+        """Return the ids that the index finds."""
+        labels: npt.NDArray[np.int64] = index.knn_query(queries, k=k)[0].astype(np.int64)
+        return labels
+
+
+class AnnoyAdapter(_LibraryAdapter):
+    """Annoy: its forest is taken over, planes and items as codes."""
+
+    library, index_class = "annoy", "AnnoyIndex"
+    supported = "annoy.AnnoyIndex (angular, euclidean, dot)"
+
+    def wrap(self, index: Any, options: WrapOptions) -> Any:
+        """Return the quantized index."""
+        return self.stand_in.AnnoyIndex._wrapping(index, options)
+
+    def metric(self, index: Any) -> str:
+        """Return the metric of an index, wrapped or not."""
+        name: str = self.stand_in.METRICS[self.stand_in.detect_metric(index)]
+        return name
+
+    def vectors(self, index: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Return ids and vectors, decoded where wrapped."""
+        if self.is_wrapped(index):
+            found: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] = index._vectors()
+            return found
+        with self.stand_in.opened_copy(index, self.stand_in.detect_metric(index)) as nodes:
+            return np.flatnonzero(nodes.present), nodes.item_vectors()[nodes.present]
+
+    def search(self, index: Any, queries: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
+        """Return the ids that the index finds."""
+        found = np.full((len(queries), k), -1, np.int64)
+        for row, query in enumerate(queries):
+            ids = index.get_nns_by_vector(query, k)
+            found[row, : len(ids)] = ids
+        return found

@@ -1,0 +1,151 @@
+"""``wrap()`` and the contract of the adapters that it finds through the plug-ins."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from knn_adapters._validation import as_vectors, check_choice
+from knn_adapters.quantizer import Quantizer, check_bits
+from mp_plugins import UnsupportedError, argument_error, load_registry
+
+if TYPE_CHECKING:
+    from knn_adapters.evaluation import IndexStats
+
+__all__ = ["IndexAdapter", "WrapOptions", "find_adapter", "wrap"]
+
+RESCORE_MODES = ("none", "residual", "original")
+
+
+@dataclass(frozen=True)
+class WrapOptions:
+    """What the caller of :func:`wrap` asked for, checked.
+
+    Attributes:
+        bits: bits per dimension of the codes.
+        rescore: where rescoring reads from.
+        calibration: vectors ``(m, d)`` to pick the clip range from, instead of the index's own.
+        quantizer: the registered quantizer class.
+    """
+
+    bits: int = 8
+    rescore: str = "none"
+    calibration: npt.NDArray[np.float32] | None = None
+    quantizer: type[Any] = field(default=Quantizer)
+
+    def train_quantizer(self, metric: str, vectors: npt.NDArray[np.float32]) -> Any:
+        """Return a quantizer for ``metric``, trained on the calibration vectors or, without them, on ``vectors``."""
+        quantizer = self.quantizer(metric, bits=self.bits)
+        if self.calibration is None:
+            return quantizer.train(vectors)
+        return quantizer.train(as_vectors("calibration", self.calibration, dim=vectors.shape[1]))
+
+
+class IndexAdapter(ABC):
+    """Puts the quantized metric under the indexes of one library.
+
+    Register an instance in the hook ``mp_register_index_adapters``. Ids are what the library calls them: FAISS' and
+    Annoy's item numbers, hnswlib's labels.
+    """
+
+    supported: str
+    """What can be wrapped, in words, for error messages."""
+
+    @abstractmethod
+    def handles(self, index: object) -> bool:
+        """Whether ``index`` is of this library, wrapped or not; must not import the library."""
+
+    @abstractmethod
+    def is_wrapped(self, index: Any) -> bool:
+        """Whether ``index`` came out of :meth:`wrap`."""
+
+    @abstractmethod
+    def wrap(self, index: Any, options: WrapOptions) -> Any:
+        """Return the quantized index; ``index`` is only read.
+
+        Raises:
+            UnsupportedError: a type, metric or state of index that cannot be wrapped.
+            ArgumentError: nothing in the index.
+        """
+
+    @abstractmethod
+    def stats(self, index: Any) -> IndexStats:
+        """Return the figures of a wrapped index."""
+
+    @abstractmethod
+    def metric(self, index: Any) -> str:
+        """Return ``"l2"``, ``"ip"`` or ``"cosine"``, for an index wrapped or not."""
+
+    @abstractmethod
+    def vectors(self, index: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Return ids ``(n,)`` and vectors ``(n, d)`` that the index holds: decoded codes where it is wrapped."""
+
+    @abstractmethod
+    def search(self, index: Any, queries: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
+        """Return the ids ``(q, k)`` that the index's own search finds with its present settings, -1 where too few."""
+
+
+def wrap(
+    index: Any,
+    *,
+    bits: int = 8,
+    rescore: str = "none",
+    calibration: npt.ArrayLike | None = None,
+    quantizer: str = "scalar",
+) -> Any:
+    """Return a quantized index that answers in place of ``index``.
+
+    The result passes ``isinstance`` for the class of ``index`` and is searched by the same calls, with the same units
+    of distance. In this release it can be searched only. ``index`` is read, never changed, and may be dropped.
+
+    Args:
+        index: a ``faiss.IndexFlat*`` or ``faiss.IndexHNSWFlat`` (L2, inner product), an ``hnswlib.Index``, or a built
+            ``annoy.AnnoyIndex`` (angular, euclidean, dot) that holds at least one vector.
+        bits: bits per dimension; 8 in this release.
+        rescore: ``"none"``; ``"residual"`` and ``"original"`` are not yet supported.
+        calibration: vectors ``(m, d)`` to pick the clip range from; the index's own by default.
+        quantizer: name of a registered quantizer.
+
+    Raises:
+        UnsupportedError: another kind of index, or an option that this release lacks.
+        ArgumentError: an empty index or a bad option.
+
+    Example:
+        >>> index = knn_adapters.wrap(index)
+        >>> labels, distances = index.knn_query(queries, k=10)
+    """
+    options = WrapOptions(
+        bits=check_bits(bits),
+        rescore=_checked_rescore(rescore),
+        calibration=None if calibration is None else as_vectors("calibration", calibration),
+        quantizer=load_registry("quantizers")[quantizer],
+    )
+    adapter = find_adapter(index)
+    if adapter.is_wrapped(index):
+        raise argument_error("index", "must not be wrapped already", repr(index), "use it as it is")
+    return adapter.wrap(index, options)
+
+
+def find_adapter(index: object) -> IndexAdapter:
+    """Return the registered adapter for ``index``.
+
+    Raises:
+        UnsupportedError: no adapter handles it; the message names what the registered ones support.
+    """
+    adapters: list[IndexAdapter] = list(load_registry("index_adapters").values())
+    for adapter in adapters:
+        if adapter.handles(index):
+            return adapter
+    supported = "; ".join(adapter.supported for adapter in adapters)
+    kind = type(index)
+    raise UnsupportedError(f"`index` of type {kind.__module__}.{kind.__qualname__} cannot be wrapped: use {supported}")
+
+
+def _checked_rescore(rescore: str) -> str:
+    if check_choice("rescore", rescore, RESCORE_MODES) != "none":
+        raise UnsupportedError(f"`rescore` of {rescore!r} is not yet supported: use rescore='none'")
+    return rescore
