@@ -1,0 +1,90 @@
+"""Reading FAISS' structures where they lie, and making the SQ indexes that wrapped indexes are underneath.
+
+FAISS decodes an SQ8 code c as ``vmin + vdiff * (c + 0.5) / 255`` (``faiss/impl/scalar_quantizer``), which is our
+``offset + scale * c`` with ``scale = vdiff / 255`` and ``offset = vmin + scale / 2``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from knn_adapters.quantizer import Quantizer
+from mp_plugins import UnsupportedError, argument_error
+
+__all__ = ["flat_vectors", "graph_arrays", "metric_name", "scalar_quantizer_index", "stored_codes", "view"]
+
+
+def view(vector: Any) -> npt.NDArray[Any]:
+    """Return the memory of a C++ vector as an array that does not own it: valid while the vector is not reallocated."""
+    array: npt.NDArray[Any] = faiss.rev_swig_ptr(vector.data(), vector.size())
+    return array
+
+
+def metric_name(index: Any) -> str:
+    """Return ``"l2"`` or ``"ip"``.
+
+    Raises:
+        UnsupportedError: any other metric of FAISS.
+    """
+    names = {faiss.METRIC_L2: "l2", faiss.METRIC_INNER_PRODUCT: "ip"}
+    if index.metric_type not in names:
+        raise UnsupportedError(
+            f"a FAISS index of metric_type {index.metric_type} cannot be wrapped: use METRIC_L2 or METRIC_INNER_PRODUCT"
+        )
+    return names[index.metric_type]
+
+
+def flat_vectors(index: Any) -> npt.NDArray[np.float32]:
+    """Return the vectors ``(n, d)`` of an ``IndexFlat`` or ``IndexHNSWFlat``, as a view of its memory.
+
+    Raises:
+        ArgumentError: the index holds none.
+    """
+    storage: Any = faiss.downcast_index(index.storage) if isinstance(index, faiss.IndexHNSW) else index
+    if not index.ntotal:
+        raise argument_error("index", "must hold at least one vector", "ntotal=0", "call add() first")
+    vectors: npt.NDArray[np.float32] = faiss.rev_swig_ptr(storage.get_xb(), storage.ntotal * storage.d)
+    return vectors.reshape(storage.ntotal, storage.d)
+
+
+def stored_codes(index: Any) -> npt.NDArray[np.uint8]:
+    """Return the codes ``(n, d)`` of an ``IndexScalarQuantizer`` or ``IndexHNSWSQ`` of 8 bits, as a view."""
+    storage: Any = faiss.downcast_index(index.storage) if isinstance(index, faiss.IndexHNSW) else index
+    codes: npt.NDArray[np.uint8] = view(storage.codes).reshape(storage.ntotal, storage.d)
+    return codes
+
+
+def graph_arrays(hnsw: Any) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Return views of ``offsets``, ``neighbors`` and ``cum_nneighbor_per_level`` (``faiss/impl/HNSW.h``)."""
+    return view(hnsw.offsets), view(hnsw.neighbors), view(hnsw.cum_nneighbor_per_level)
+
+
+def scalar_quantizer_index(original: Any, quantizer: Quantizer, codes: npt.NDArray[np.uint8]) -> Any:
+    """Return a stock ``IndexScalarQuantizer``, or ``IndexHNSWSQ`` with the original's graph, that holds ``codes``."""
+    kind: Any = faiss.ScalarQuantizer.QT_8bit_uniform if quantizer.is_uniform else faiss.ScalarQuantizer.QT_8bit
+    made: Any
+    if isinstance(original, faiss.IndexHNSW):
+        made = faiss.IndexHNSWSQ(original.d, kind, 32, original.metric_type)
+        made.hnsw = original.hnsw  # a copy, efConstruction and efSearch included
+        _fill(faiss.downcast_index(made.storage), quantizer, codes)
+    else:
+        made = faiss.IndexScalarQuantizer(original.d, kind, original.metric_type)
+        _fill(made, quantizer, codes)
+    made.ntotal = len(codes)
+    made.is_trained = True
+    made.verbose = original.verbose
+    return made
+
+
+def _fill(storage: Any, quantizer: Quantizer, codes: npt.NDArray[np.uint8]) -> None:
+    size = 1 if quantizer.is_uniform else quantizer.dim
+    scale = quantizer.scale[:size].astype(np.float64)
+    vmin, vdiff = quantizer.offset[:size] - scale / 2, scale * 255
+    faiss.copy_array_to_vector(np.concatenate([vmin, vdiff]).astype(np.float32), storage.sq.trained)
+    faiss.copy_array_to_vector(codes.reshape(-1), storage.codes)
+    storage.ntotal = len(codes)
+    storage.is_trained = True
