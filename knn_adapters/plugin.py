@@ -1,0 +1,63 @@
+"""The plug-in through which this package's own adapters, quantizer and demo come in, as a stranger's would."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+import mp_plugins
+from knn_adapters import _core
+from knn_adapters.adapters import AnnoyAdapter, FaissAdapter, HnswlibAdapter
+from knn_adapters.demo import IndexesPart
+from knn_adapters.quantizer import Quantizer
+from mp_plugins import DemoPart, Registry
+
+__all__: list[str] = []
+
+_LIBRARIES = {"faiss": "faiss-cpu", "hnswlib": "hnswlib", "annoy": "annoy"}
+"""Extra of this distribution -> distribution that it installs."""
+
+
+@mp_plugins.hookimpl
+def mp_register_quantizers(registry: Registry[type[Any]]) -> None:
+    """Register the affine scalar quantizer."""
+    registry.register("scalar", Quantizer)
+
+
+@mp_plugins.hookimpl
+def mp_register_index_adapters(registry: Registry[Any]) -> None:
+    """Register the adapters of the three libraries, installed or not."""
+    registry.register("annoy", AnnoyAdapter())
+    registry.register("faiss", FaissAdapter())
+    registry.register("hnswlib", HnswlibAdapter())
+
+
+@mp_plugins.hookimpl
+def mp_register_diagnostics(registry: Registry[Callable[[], Mapping[str, str]]]) -> None:
+    """Register the rows of ``magic-pyramid doctor``."""
+    registry.register("knn_adapters", _diagnostics)
+
+
+@mp_plugins.hookimpl
+def mp_register_demo_parts(registry: Registry[DemoPart]) -> None:
+    """Register the part of the demo that wraps three indexes."""
+    registry.register("indexes", IndexesPart())
+
+
+def _diagnostics() -> dict[str, str]:
+    rows = {
+        "SIMD level": _core.simd_level(),
+        "SIMD levels of this machine": ", ".join(_core.simd_levels()),
+        "numpy": np.__version__,
+    }
+    return rows | {extra: _version(extra, distribution) for extra, distribution in _LIBRARIES.items()}
+
+
+def _version(extra: str, distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return f"missing: pip install 'magic-pyramid[{extra}]' to wrap its indexes"
