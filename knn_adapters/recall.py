@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
 __all__ = ["exact_neighbours", "normalised", "recall_at_k"]
 
+_SAFE_SQUARES = (1e-20, 1e30)
 _BLOCK_BYTES = 1 << 26  # similarities that are held at once
 
 
 def normalised(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Return the rows of ``vectors`` ``(n, d)`` at length 1; zero rows stay zero."""
-    # In float64 the squares of the smallest and largest float32 neither vanish nor overflow.
-    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    if len(vectors) == 1:
+        # A single query is worth a shortcut, unless float32 squares may have vanished or overflowed.
+        square = float(vectors[0].dot(vectors[0]))
+        if _SAFE_SQUARES[0] < square < _SAFE_SQUARES[1]:
+            return vectors / np.float32(math.sqrt(square))
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)).astype(np.float32)
     lengths[lengths == 0.0] = 1.0
-    return np.ascontiguousarray((vectors / lengths[:, np.newaxis]).astype(np.float32))
+    return np.ascontiguousarray(vectors / lengths[:, np.newaxis])
 
 
 def exact_neighbours(
