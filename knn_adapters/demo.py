@@ -74,7 +74,8 @@ def _summary(comparisons: Sequence[Comparison], shape: tuple[int, ...], n_querie
     return (
         f"{shape[0]} vectors of {shape[1]} dimensions, {n_queries} queries, k = {K}, one thread, SIMD level "
         f"{_core.simd_level()}. The wrapped indexes take {min(ratios):.0%} to {max(ratios):.0%} of the originals' "
-        f"bytes and answer {min(speedups):.1f} to {max(speedups):.1f} times as many queries a second at the same settings."
+        f"bytes and answer {min(speedups):.1f} to {max(speedups):.1f} times as many queries a second at the same "
+        "settings."
     )
 
 
