@@ -44,6 +44,7 @@ static inline __m128i reduce4_(__m256i a, __m256i b, __m256i c, __m256i d) {
     return _mm_add_epi32(_mm256_castsi256_si128(abcd_i32x8), _mm256_extracti128_si256(abcd_i32x8, 1));
 }
 
+MP_KERNEL(avx2)
 static int32_t mp_dot_u8s8_avx2(const uint8_t *code, const int8_t *query, size_t dim) {
     __m256i even_i32x8 = _mm256_setzero_si256(), odd_i32x8 = even_i32x8;
     size_t i = 0;
@@ -61,6 +62,7 @@ static int32_t mp_dot_u8s8_avx2(const uint8_t *code, const int8_t *query, size_t
     return _mm_cvtsi128_si32(reduce4_(sum_i32x8, sum_i32x8, sum_i32x8, sum_i32x8));
 }
 
+MP_KERNEL(avx2)
 static void mp_dot4_u8s8_avx2(const uint8_t *const codes[4], const int8_t *query, size_t dim, int32_t dots[4]) {
     __m256i sums_i32x8[4];
     for (int c = 0; c < 4; c++)
@@ -90,6 +92,7 @@ static inline void panel4_(const uint8_t *panel, const int8_t *query, size_t dim
     }
 }
 
+MP_KERNEL(avx2)
 static void mp_panel_u8s8_avx2(const uint8_t *panel, const int8_t *const queries[MP_PANEL_QUERIES], size_t dim,
                                int32_t *dots) {
     for (size_t q = 0; q < MP_PANEL_QUERIES; q++) {

@@ -8,6 +8,7 @@ static inline __mmask64 tail_mask_(size_t bytes) {
     return ~0ULL >> (64 - bytes); /* bytes is in 1..63 */
 }
 
+MP_KERNEL(avx512vnni)
 static int32_t mp_dot_u8s8_avx512vnni(const uint8_t *code, const int8_t *query, size_t dim) {
     /* Two chains: one alone would wait for the latency of each vpdpbusd. */
     __m512i even_i32x16 = _mm512_setzero_si512();
@@ -41,6 +42,7 @@ static inline __m128i reduce4_(__m512i a, __m512i b, __m512i c, __m512i d) {
     return _mm_add_epi32(_mm256_castsi256_si128(abcd_i32x8), _mm256_extracti128_si256(abcd_i32x8, 1));
 }
 
+MP_KERNEL(avx512vnni)
 static void mp_dot4_u8s8_avx512vnni(const uint8_t *const codes[4], const int8_t *query, size_t dim, int32_t dots[4]) {
     const uint8_t *code0 = codes[0], *code1 = codes[1], *code2 = codes[2], *code3 = codes[3];
     __m512i sum0_i32x16 = _mm512_setzero_si512(), sum1_i32x16 = sum0_i32x16;
@@ -66,6 +68,7 @@ static void mp_dot4_u8s8_avx512vnni(const uint8_t *const codes[4], const int8_t 
 
 /* A lane is an item here: the panel's four bytes of an item meet four query bytes broadcast to all lanes, so there is
  * nothing to add up across lanes at the end. 2 x 8 accumulators hide the latency and fit the 32 registers. */
+MP_KERNEL(avx512vnni)
 static void mp_panel_u8s8_avx512vnni(const uint8_t *panel, const int8_t *const queries[MP_PANEL_QUERIES], size_t dim,
                                      int32_t *dots) {
     __m512i sums_i32x16[MP_PANEL_QUERIES][2];

@@ -25,6 +25,14 @@
 #define MP_PANEL_ITEMS 32
 #define MP_PANEL_QUERIES 8
 
+/* Kernels above the base ABI lie in a section of their own, so that a look at the module's other sections proves that
+ * nothing else needs more than the base ABI. */
+#if defined(__ELF__)
+#define MP_KERNEL(level) __attribute__((section("mp_text_" #level)))
+#else
+#define MP_KERNEL(level)
+#endif
+
 typedef int32_t (*mp_dot_u8s8_fn)(const uint8_t *code, const int8_t *query, size_t dim);
 typedef void (*mp_dot4_u8s8_fn)(const uint8_t *const codes[4], const int8_t *query, size_t dim, int32_t dots[4]);
 /* All products of one panel with MP_PANEL_QUERIES queries: dots[q * MP_PANEL_ITEMS + item]. */
