@@ -160,9 +160,12 @@ struct search {
     atomic_bool no_memory;
 };
 
-static void fold_plane_query(struct walk *walk, const float *vector, size_t dim) {
+/* `ones` and `zeros` make the fold one of the query itself. */
+static void fold_plane_query(struct walk *walk, const float *vector, size_t dim, float *ones, float *zeros) {
     int64_t sum = 0;
-    mp_fold_query(vector, dim, NULL, NULL, &walk->plane_query);
+    for (size_t i = 0; i < dim; i++)
+        ones[i] = 1, zeros[i] = 0;
+    mp_fold_query(vector, dim, ones, zeros, &walk->plane_query);
     for (size_t i = 0; i < dim; i++)
         sum += 256 * walk->plane_query.high[i] + walk->plane_query.low[i];
     walk->plane_zero = 128 * (double)sum;
@@ -184,7 +187,7 @@ static bool search_row(const struct search *search, struct mp_scratch *scratch, 
     mp_place_query(&walk.query, scratch->query.data, 0, items->dim);
     mp_place_query(&walk.plane_query, scratch->query.data, 1, items->dim);
     mp_fold_query(vector, items->dim, items->scale, items->offset, &walk.query);
-    fold_plane_query(&walk, vector, items->dim);
+    fold_plane_query(&walk, vector, items->dim, scratch->panel.data, (float *)scratch->panel.data + items->dim);
     mp_topk_begin(&topk, scratch->ranks.data, keep);
     collect(&walk, search->search_k);
     score_found(&walk, &topk);
@@ -201,6 +204,7 @@ static bool reserve(const struct search *search, struct mp_scratch *scratch) {
     /* Every plane is entered once and replaces itself by two nodes, so the queue grows by one a plane. One id more than
      * can be found: a duplicate is written before it is dropped. */
     return mp_reserve(&scratch->query, 2 * mp_query_bytes(forest->items.dim)) &&
+           mp_reserve(&scratch->panel, 2 * forest->items.dim * sizeof(float)) &&
            mp_reserve(&scratch->ranks, mp_topk_capacity(keep) * sizeof(uint64_t)) &&
            mp_reserve(&scratch->heap, (forest->n_roots + forest->n_planes + 1) * sizeof(uint64_t)) &&
            mp_reserve(&scratch->ids, (most + 1) * sizeof(uint32_t));

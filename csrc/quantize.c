@@ -5,17 +5,27 @@
 #include <math.h>
 #include <string.h>
 
+/* Nearest integer, ties to even, for |x| < 2^22: the addition leaves no bits for the fraction, and the integer is read
+ * from the low bits of the sum. Unlike lrintf it vectorises. */
+static inline int32_t round_to_int(float x) {
+    const float shifted = x + 12582912.0f; /* 1.5 * 2^23 */
+    int32_t bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    return bits - 0x4B400000;
+}
+
 void mp_encode(const float *vectors, size_t n, size_t dim, const float *scale, const float *offset, uint8_t *codes) {
     for (size_t row = 0; row < n; row++) {
         const float *vector = vectors + row * dim;
         uint8_t *code = codes + row * dim;
         for (size_t i = 0; i < dim; i++) {
             /* Dividing, not multiplying by 1 / scale: the quotient must be the correctly rounded one. Clamping first
-             * changes nothing, because the bounds are integers, and keeps the conversion in range. */
-            float step = scale[i] > 0 ? (vector[i] - offset[i]) / scale[i] : 0;
+             * changes nothing, because the bounds are integers, and keeps the conversion in range. A scale of 0 is
+             * masked out at the end: a branch here would keep the loop from being vectorised. */
+            float step = (vector[i] - offset[i]) / scale[i];
             step = step > 0 ? step : 0;
             step = step < 255 ? step : 255;
-            code[i] = (uint8_t)lrintf(step);
+            code[i] = (uint8_t)(round_to_int(step) & -(scale[i] > 0));
         }
     }
 }
@@ -40,35 +50,57 @@ void mp_squared_norms(const uint8_t *codes, size_t n, size_t dim, const float *s
     }
 }
 
-/* Largest |q_i * s_i|, and the two sums over the query. */
-static double query_sums(const float *vector, size_t dim, const float *scale, const float *offset,
-                         struct mp_query *query) {
-    double largest[4] = {0}, bias[4] = {0}, sqnorm[4] = {0};
-    for (size_t i = 0; i < dim; i++) {
-        const double q = vector[i];
-        const double weight = fabs(scale ? q * scale[i] : q);
-        largest[i % 4] = weight > largest[i % 4] ? weight : largest[i % 4];
-        bias[i % 4] += offset ? q * offset[i] : 0;
-        sqnorm[i % 4] += q * q;
+/* Folding runs once a query, before anything else can. The sums run in four lanes, i % 4: a fixed order, without one
+ * long chain of additions. Each has a loop of its own, which compilers turn into vector code of the base ABI. */
+#define LANES 4
+
+static double add_lanes(const double lanes[LANES]) {
+    return lanes[0] + lanes[1] + (lanes[2] + lanes[3]);
+}
+
+static double dot_product(const float *a, const float *b, size_t dim) {
+    double sums[LANES] = {0};
+    size_t i = 0;
+    for (; i + LANES <= dim; i += LANES) {
+        for (size_t lane = 0; lane < LANES; lane++)
+            sums[lane] += (double)a[i + lane] * (double)b[i + lane];
     }
-    query->bias = bias[0] + bias[1] + (bias[2] + bias[3]);
-    query->sqnorm = sqnorm[0] + sqnorm[1] + (sqnorm[2] + sqnorm[3]);
-    return fmax(fmax(largest[0], largest[1]), fmax(largest[2], largest[3]));
+    for (size_t lane = 0; i < dim; i++, lane++)
+        sums[lane] += (double)a[i] * (double)b[i];
+    return add_lanes(sums);
+}
+
+/* max |a_i * b_i|. */
+static double largest_product(const float *a, const float *b, size_t dim) {
+    double largest0 = 0, largest1 = 0;
+    size_t i = 0;
+    for (; i + 2 <= dim; i += 2) {
+        const double product0 = fabs((double)a[i] * (double)b[i]), product1 = fabs((double)a[i + 1] * (double)b[i + 1]);
+        largest0 = product0 > largest0 ? product0 : largest0;
+        largest1 = product1 > largest1 ? product1 : largest1;
+    }
+    if (i < dim)
+        largest0 = fmax(largest0, fabs((double)a[i] * (double)b[i]));
+    return fmax(largest0, largest1);
 }
 
 void mp_fold_query(const float *vector, size_t dim, const float *scale, const float *offset, struct mp_query *query) {
-    const double largest = query_sums(vector, dim, scale, offset, query);
+    const double largest = largest_product(vector, scale, dim);
     const double inverse = largest > 0 ? MP_QUERY_RANGE / largest : 0;
+    int8_t *restrict high = query->high, *restrict low = query->low;
+    query->bias = dot_product(vector, offset, dim);
+    query->sqnorm = dot_product(vector, vector, dim);
     query->unit = largest / MP_QUERY_RANGE;
     for (size_t i = 0; i < dim; i++) {
-        const int folded = (int)lrint((double)vector[i] * (scale ? scale[i] : 1) * inverse);
+        /* In double up to here: a float product of extreme queries would overflow or vanish. */
+        const int32_t folded = round_to_int((float)((double)vector[i] * (double)scale[i] * inverse));
         /* The high part is rounded, not cut, so that it is the best 8-bit query too; adding before the shift keeps
          * the shifted value positive, where C defines the shift. */
-        const int high = ((folded + 128 + 65536) >> 8) - 256;
-        query->high[i] = (int8_t)high;
-        query->low[i] = (int8_t)(folded - 256 * high);
+        const int32_t rounded = ((folded + 128 + 65536) >> 8) - 256;
+        high[i] = (int8_t)rounded;
+        low[i] = (int8_t)(folded - 256 * rounded);
     }
     const size_t padding = mp_round_up(dim, MP_ALIGN) - dim;
-    memset(query->high + dim, 0, padding);
-    memset(query->low + dim, 0, padding);
+    memset(high + dim, 0, padding);
+    memset(low + dim, 0, padding);
 }

@@ -65,7 +65,7 @@ def test_fold_query_keeps_its_bounds(seed: int, dim: int, exponent: int) -> None
     weights = query.astype(np.float64) * scale
     assert unit == pytest.approx(np.abs(weights).max() / RANGE, rel=1e-12)
     assert np.abs(high.astype(int)).max() <= 127
-    rounding = 1e-9 * RANGE * unit
+    rounding = 2.0**-24 * RANGE * unit  # the quotient is a float32 before it is rounded to an integer
     assert (np.abs(weights - unit * (256 * high.astype(np.int64) + low)) <= unit / 2 + rounding).all()
     # Half a step of the 8-bit query, and the half step by which the 16-bit one had been rounded before.
     assert (np.abs(weights - 256 * unit * high.astype(np.int64)) <= 128.5 * unit + rounding).all()

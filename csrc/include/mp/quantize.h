@@ -30,7 +30,7 @@ void mp_encode(const float *vectors, size_t n, size_t dim, const float *scale, c
 void mp_decode(const uint8_t *codes, size_t n, size_t dim, const float *scale, const float *offset, float *vectors);
 void mp_squared_norms(const uint8_t *codes, size_t n, size_t dim, const float *scale, const float *offset,
                       float *norms);
-/* `high` and `low` of `query` point to buffers of the caller. NULL for both `scale` and `offset` means 1 and 0. */
+/* `high` and `low` of `query` point to buffers of the caller. */
 void mp_fold_query(const float *vector, size_t dim, const float *scale, const float *offset, struct mp_query *query);
 
 #endif
