@@ -9,6 +9,7 @@ from typing import Any
 import mp_plugins
 
 __all__ = [
+    "mp_register_demo_parts",
     "mp_register_diagnostics",
     "mp_register_exit_criteria",
     "mp_register_model_families",
@@ -42,6 +43,16 @@ def mp_register_model_families(registry: mp_plugins.Registry[Any]) -> None:
     from hf_integration import BertFamily
 
     registry.register("bert", BertFamily())
+
+
+@mp_plugins.hookimpl
+def mp_register_demo_parts(registry: mp_plugins.Registry[mp_plugins.DemoPart]) -> None:
+    """Register the comparison with BERT and the embedding of the texts."""
+    from hf_integration.demo_classification import ClassificationPart
+    from hf_integration.demo_embeddings import EmbeddingsPart
+
+    registry.register("classify-texts", ClassificationPart())
+    registry.register("embed-texts", EmbeddingsPart())
 
 
 @mp_plugins.hookimpl

@@ -9,6 +9,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -95,7 +96,9 @@ def run_parts(parts: Mapping[str, DemoPart], context: DemoContext) -> dict[str, 
             raise PluginError(f"the demo cannot go on, no installed part provides what the others require: {needs}")
         part = waiting.pop(ready)
         print(f"[{len(sections) + 1}/{len(parts)}] {ready}", file=sys.stderr)
-        sections[ready] = part.run(context)
+        # Trainers and libraries print as they like; standard output is for the result alone.
+        with redirect_stdout(sys.stderr):
+            sections[ready] = part.run(context)
         missing = part.provides - context.artifacts.keys()
         if missing:
             raise PluginError(f"demo part `{ready}` promised {', '.join(sorted(missing))} and did not provide it")
