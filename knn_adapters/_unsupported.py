@@ -8,9 +8,13 @@ from typing import Any, TypeVar
 
 from mp_plugins import UnsupportedError
 
-__all__ = ["protect_properties", "public_methods", "reject_methods", "unsupported"]
+__all__ = ["UnsupportedAttributeError", "protect_properties", "public_methods", "reject_methods", "unsupported"]
 
 C = TypeVar("C", bound=type)
+
+
+class UnsupportedAttributeError(UnsupportedError, AttributeError):
+    """An attribute that a wrapped index lacks, or that cannot be set; ``hasattr`` understands it."""
 
 
 def unsupported(what: str) -> UnsupportedError:
@@ -51,20 +55,26 @@ def _rejecting(class_name: str, name: str) -> Callable[..., Any]:
     return method
 
 
-def protect_properties(cls: C, *library_classes: type, writable: tuple[str, ...]) -> C:
-    """Make the properties of ``library_classes`` read-only on ``cls``, but for those named ``writable``.
+def protect_properties(cls: C, held: type, shown: type, *, writable: tuple[str, ...]) -> C:
+    """Guard the properties of ``cls``, whose C++ object is of class ``held`` and which stands for class ``shown``.
 
-    Writing a structure such as ``index.hnsw`` would move the memory that a searcher reads.
+    They become read-only but for those named ``writable``: assigning a structure such as ``index.hnsw`` would move the
+    memory that a searcher reads. Those that only ``shown`` has are absent: there is no such memory.
     """
-    for library in library_classes:
-        for name, member in vars(library).items():
-            if isinstance(member, property) and member.fset is not None and name not in writable:
-                setattr(cls, name, property(member.fget, _rejecting_setter(cls.__name__, name), doc=member.__doc__))
+    for name in sorted({*_properties(held), *_properties(shown)} - {*writable}):
+        owner = held if name in _properties(held) else shown
+        member = inspect.getattr_static(owner, name)
+        absent, fixed = _rejecting_access(cls.__name__, name), _rejecting_access(f"assigning {cls.__name__}", name)
+        setattr(cls, name, property(member.fget if owner is held else absent, fixed, doc=member.__doc__))
     return cls
 
 
-def _rejecting_setter(class_name: str, name: str) -> Callable[[Any, Any], None]:
-    def setter(self: Any, _: Any) -> None:
-        raise unsupported(f"assigning {class_name}.{name}")
+def _properties(cls: type) -> set[str]:
+    return {name for name in dir(cls) if isinstance(inspect.getattr_static(cls, name), property)}
 
-    return setter
+
+def _rejecting_access(owner: str, name: str) -> Callable[..., Any]:
+    def access(self: Any, *_: Any) -> Any:
+        raise UnsupportedAttributeError(str(unsupported(f"{owner}.{name}")))
+
+    return access

@@ -113,6 +113,8 @@ class AnnoyAdapter(_LibraryAdapter):
 
     def metric(self, index: Any) -> str:
         """Return the metric of an index, wrapped or not."""
+        if self.is_wrapped(index):
+            return str(index._quantizer.metric)
         name: str = self.stand_in.METRICS[self.stand_in.detect_metric(index)]
         return name
 

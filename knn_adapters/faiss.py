@@ -158,8 +158,9 @@ class _QuantizedIndex:
 
 def _standing_in(cls: C) -> C:
     """Close what a wrapped index does not answer yet and what would move the memory under our searcher."""
-    library = [base for base in cls.__mro__ if base.__module__.split(".")[0] == "faiss"]
-    return protect_properties(reject_methods(cls, *library), *library, writable=("verbose", "thisown", "metric_arg"))
+    _, held, shown = cls.__bases__
+    reject_methods(cls, held, shown)
+    return protect_properties(cls, held, shown, writable=("this", "thisown", "verbose"))
 
 
 @_standing_in

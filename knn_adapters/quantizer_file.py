@@ -7,9 +7,9 @@ scale and offset in this order, little-endian).
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -53,25 +53,31 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], _Floats, _Floats
     Raises:
         ArgumentError: no archive, an archive of something else, a later version, or a checksum that differs.
     """
+    content = Path(path).read_bytes()
     try:
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            if str(archive["magic"]) != _MAGIC:
-                raise _file_error(path, "another kind of file")
-            version = int(archive["version"])
-            if version > _VERSION:
-                raise argument_error(
-                    "path", f"must be of version {_VERSION} or earlier", version, "upgrade magic-pyramid to read it"
-                )
-            text = str(archive["fields"])
-            scale, offset = (np.ascontiguousarray(archive[name], np.float32) for name in ("scale", "offset"))
-            if int(archive["crc32"]) != _checksum(text, scale, offset):
-                raise _file_error(path, "a file whose checksum differs")
-            fields: dict[str, Any] = json.loads(text)
-            return fields, scale, offset
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, TypeError, AttributeError, zlib.error) as error:
-        if isinstance(error, ArgumentError):
-            raise
+        return _parse(content, path)
+    except ArgumentError:
+        raise
+    except Exception as error:
+        # zipfile and numpy answer damage with a dozen types of exception, RuntimeError and SyntaxError among them.
         raise _file_error(path, f"a damaged or foreign file ({error})") from error
+
+
+def _parse(content: bytes, path: str | os.PathLike[str]) -> tuple[dict[str, Any], _Floats, _Floats]:
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        if str(archive["magic"]) != _MAGIC:
+            raise _file_error(path, "another kind of file")
+        version = int(archive["version"])
+        if version > _VERSION:
+            raise argument_error(
+                "path", f"must be of version {_VERSION} or earlier", version, "upgrade magic-pyramid to read it"
+            )
+        text = str(archive["fields"])
+        scale, offset = (np.ascontiguousarray(archive[name], np.float32) for name in ("scale", "offset"))
+        if int(archive["crc32"]) != _checksum(text, scale, offset):
+            raise _file_error(path, "a file whose checksum differs")
+        fields: dict[str, Any] = json.loads(text)
+        return fields, scale, offset
 
 
 def _checksum(text: str, scale: _Floats, offset: _Floats) -> int:
