@@ -63,8 +63,9 @@ def check_finite(argument: str, vectors: npt.NDArray[np.float32]) -> None:
     """Raise an ``ArgumentError`` that says where ``vectors`` first holds NaN or infinity."""
     flat = vectors.reshape(-1)
     # One product costs a fifth of isfinite() on a single query; it may overflow, hence the second look.
-    if math.isfinite(flat.dot(flat)):
-        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        if math.isfinite(flat.dot(flat)):
+            return
     finite = np.isfinite(vectors)
     if not finite.all():
         position = np.unravel_index(int(np.argmin(finite)), vectors.shape)

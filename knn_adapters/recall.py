@@ -17,7 +17,8 @@ def normalised(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Return the rows of ``vectors`` ``(n, d)`` at length 1; zero rows stay zero."""
     if len(vectors) == 1:
         # A single query is worth a shortcut, unless float32 squares may have vanished or overflowed.
-        square = float(vectors[0].dot(vectors[0]))
+        with np.errstate(over="ignore"):
+            square = float(vectors[0].dot(vectors[0]))
         if _SAFE_SQUARES[0] < square < _SAFE_SQUARES[1]:
             return vectors / np.float32(math.sqrt(square))
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)).astype(np.float32)

@@ -1,0 +1,72 @@
+import annoy
+import numpy as np
+import pytest
+
+from knn_adapters.annoy_forest import PLANE_ZERO_POINT, Forest
+from knn_adapters.annoy_nodes import detect_metric, opened_copy
+
+
+def leaves_below(forest, node):
+    """The leaves that a walk from an encoded node reaches."""
+    if node < 0:
+        return [-1 - node]
+    return [leaf for child in forest.children[node] for leaf in leaves_below(forest, child)]
+
+
+@pytest.mark.parametrize("metric", ["angular", "euclidean", "dot"])
+def test_every_tree_holds_every_item_once(build, small, metric):
+    with opened_copy(build["annoy"](small, metric), metric) as nodes:
+        forest = Forest.of(nodes)
+    assert len(forest.roots) == 10
+    for root in forest.roots:
+        held = [
+            item
+            for leaf in leaves_below(forest, root)
+            for item in forest.leaf_items[forest.leaf_offsets[leaf] : forest.leaf_offsets[leaf + 1]]
+        ]
+        assert sorted(held) == list(range(len(small)))
+
+
+@pytest.mark.parametrize("metric", ["angular", "euclidean", "dot"])
+def test_planes_send_items_where_annoy_put_them(build, small, metric):
+    """Annoy puts an item on side 1 of a plane where its margin is positive; few are so close that 8 bits flip it."""
+    with opened_copy(build["annoy"](small, metric), metric) as nodes:
+        forest = Forest.of(nodes)
+    normals = forest.plane_scale[:, np.newaxis] * (forest.plane_codes.astype(np.float32) - PLANE_ZERO_POINT)
+    margins = small @ normals.T + forest.plane_bias
+    agreeing = []
+    for plane, children in enumerate(forest.children):
+        for side, child in enumerate(children):
+            for leaf in leaves_below(forest, child):
+                items = forest.leaf_items[forest.leaf_offsets[leaf] : forest.leaf_offsets[leaf + 1]]
+                agreeing.extend((margins[items, plane] > 0) == bool(side))
+    assert np.mean(agreeing) > 0.98
+
+
+def test_the_metric_is_recognised_whatever_the_items(small):
+    for metric in ("angular", "euclidean", "dot", "manhattan", "hamming"):
+        for items in (small, np.zeros((3, 24)), np.ones((1, 24))):
+            index = annoy.AnnoyIndex(24, metric)
+            for item, vector in enumerate(items):
+                index.add_item(item, vector)
+            index.build(2)
+            if metric in ("manhattan", "hamming"):
+                with pytest.raises(NotImplementedError, match=metric):
+                    detect_metric(index)
+            else:
+                assert detect_metric(index) == metric
+
+
+def test_the_copy_is_gone_afterwards(build, small, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with opened_copy(build["annoy"](small), "angular"):
+        assert list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_copy_that_cannot_be_written_is_reported(build, small, tmp_path, monkeypatch):
+    index = build["annoy"](small)
+    monkeypatch.setattr(type(tmp_path), "__truediv__", lambda self, _: type(self)("/nowhere/forest.ann"))
+    with pytest.raises(Exception, match="cannot be written"), opened_copy(index, "angular"):
+        pass
+    assert index.get_n_items() == len(small)
