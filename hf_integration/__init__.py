@@ -10,30 +10,39 @@ from mp_plugins import missing_dependency
 if TYPE_CHECKING:
     from hf_integration.configuration_magic_pyramid import MagicPyramidConfig
     from hf_integration.early_exit import ConfidenceCriterion, EntropyCriterion, ExitCriterion
+    from hf_integration.exit_selection import ExitThresholdChoice, choose_exit_threshold
     from hf_integration.families import BertFamily, ModelFamily
     from hf_integration.flops import baseline_flops
     from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
     from hf_integration.outputs import ExitStates, MagicPyramidSequenceClassifierOutput
+    from hf_integration.recipe import RECIPE, StageReport, run_stages
     from hf_integration.registration import attach, detach, install, register, uninstall
     from hf_integration.token_pruning import AttentionPruner, TokenPruner
+    from hf_integration.training import MagicPyramidTrainer
 
 __all__ = [
+    "RECIPE",
     "AttentionPruner",
     "BertFamily",
     "ConfidenceCriterion",
     "EntropyCriterion",
     "ExitCriterion",
     "ExitStates",
+    "ExitThresholdChoice",
     "MagicPyramidConfig",
     "MagicPyramidForSequenceClassification",
     "MagicPyramidSequenceClassifierOutput",
+    "MagicPyramidTrainer",
     "ModelFamily",
+    "StageReport",
     "TokenPruner",
     "attach",
     "baseline_flops",
+    "choose_exit_threshold",
     "detach",
     "install",
     "register",
+    "run_stages",
     "uninstall",
 ]
 
@@ -46,6 +55,9 @@ _MODULES = (
     "token_pruning",
     "modeling_magic_pyramid",
     "registration",
+    "exit_selection",
+    "training",
+    "recipe",
 )
 
 

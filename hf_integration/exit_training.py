@@ -1,0 +1,138 @@
+"""Training internal classifiers without running the backbone again and again.
+
+The backbone is frozen in that stage, so the states that the classifiers read never change: they are collected in one
+pass and the classifiers are trained on them, at microseconds a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from hf_integration.early_exit import InternalClassifiers
+from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
+from mp_plugins import argument_error
+
+__all__ = ["CachedExits", "collect_exit_states", "distillation_loss", "standardise_from"]
+
+
+class CachedExits(Dataset[dict[str, Tensor]]):
+    """The collected states of a data set.
+
+    Args:
+        columns: ``pooled`` ``[N, exits, 3 * hidden_size]``, ``teacher_logits`` ``[N, labels]``, ``attended`` and
+            ``kept`` int64 ``[N, layers]``, and, if the data set has them, ``labels``. All are on the host.
+    """
+
+    def __init__(self, columns: dict[str, Tensor]) -> None:
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(self.columns["pooled"])
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {name: column[index] for name, column in self.columns.items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """Return a whole batch; collating thousands of single rows would cost more than the training step."""
+        rows = torch.as_tensor(indices)
+        return {name: column[rows] for name, column in self.columns.items()}
+
+
+@torch.no_grad()
+def collect_exit_states(
+    model: MagicPyramidForSequenceClassification, batches: Iterable[Mapping[str, Any]], *, description: str
+) -> CachedExits:
+    """Run all layers over ``batches`` once, in compact execution and evaluation mode, and keep what the exits read.
+
+    Args:
+        model: left in the mode that it was in.
+        batches: what :meth:`MagicPyramidForSequenceClassification.forward` takes, with or without ``labels``.
+        description: shown beside the progress bar.
+    """
+    training, execution = model.training, model.config.execution
+    columns: dict[str, list[Tensor]] = {}
+    model.eval()
+    model.config.execution = "compact"
+    try:
+        for batch in tqdm(batches, desc=description, leave=False, mininterval=0.5):
+            inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
+            states = model.exit_states(**inputs)
+            found = {
+                "pooled": states.pooled.float(),
+                "teacher_logits": states.logits.float(),
+                "attended": states.attended,
+                "kept": states.kept,
+            }
+            if batch.get("labels") is not None:
+                found["labels"] = batch["labels"]
+            for name, value in found.items():
+                columns.setdefault(name, []).append(value.cpu())
+    finally:
+        model.train(training)
+        model.config.execution = execution
+    if not columns:
+        raise argument_error("batches", "must hold at least one batch", "none", "pass a data set that is not empty")
+    return CachedExits({name: torch.cat(values) for name, values in columns.items()})
+
+
+@torch.no_grad()
+def standardise_from(classifiers: InternalClassifiers, pooled: Tensor) -> None:
+    """Set mean and standard deviation of the features of each classifier from ``[N, exits, features]``."""
+    for head, features in zip(classifiers.heads, pooled.unbind(1), strict=True):
+        head.get_buffer("mean").copy_(features.mean(0))
+        # A feature that never varies says nothing; the floor keeps it from being blown up on the next text.
+        head.get_buffer("std").copy_(features.std(0, correction=0).clamp_min(1e-3))
+
+
+def distillation_loss(
+    logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor | None,
+    *,
+    problem_type: str,
+    weight: float,
+    temperature: float,
+) -> Tensor:
+    """Return the loss of all internal classifiers: self-distillation from the last layer, and the labels.
+
+    Args:
+        logits: ``[n, exits, labels]``.
+        teacher_logits: ``[n, labels]``, of the last layer.
+        labels: as for the model, or ``None`` to learn from the last layer alone.
+        problem_type: one of BERT's three.
+        weight: share of the distillation term, 0 to 1.
+        temperature: both sides of the Kullback-Leibler divergence are softened by it (single label).
+
+    Returns:
+        scalar, mean over samples and exits.
+    """
+    exits = logits.shape[1]
+    teacher = teacher_logits[:, None].expand(logits.shape)
+    if problem_type == "single_label_classification":
+        divergence = functional.kl_div(
+            (logits / temperature).log_softmax(-1), (teacher / temperature).softmax(-1), reduction="none"
+        ).sum(-1)
+        soft = divergence.mean() * temperature**2
+    elif problem_type == "multi_label_classification":
+        soft = functional.binary_cross_entropy_with_logits(logits, teacher.sigmoid())
+    else:
+        soft = functional.mse_loss(logits, teacher)
+    if labels is None:
+        return soft
+    return weight * soft + (1 - weight) * _label_loss(logits, labels, problem_type, exits)
+
+
+def _label_loss(logits: Tensor, labels: Tensor, problem_type: str, exits: int) -> Tensor:
+    if problem_type == "single_label_classification":
+        return functional.cross_entropy(logits.flatten(0, 1), labels.flatten().repeat_interleave(exits))
+    targets = labels.to(logits.dtype).reshape(len(labels), 1, -1).expand(logits.shape)
+    if problem_type == "multi_label_classification":
+        return functional.binary_cross_entropy_with_logits(logits, targets)
+    return functional.mse_loss(logits, targets)

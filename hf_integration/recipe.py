@@ -1,0 +1,116 @@
+"""The four stages in a row, with settings that suit a few thousand short texts on a CPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from transformers import TrainingArguments
+
+from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
+from hf_integration.training import STAGES, MagicPyramidTrainer
+from mp_plugins import argument_error
+
+__all__ = ["RECIPE", "StageReport", "run_stages"]
+
+_SHARED: Mapping[str, Any] = MappingProxyType(
+    {
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 0.1,
+        "weight_decay": 0.01,
+        "per_device_train_batch_size": 32,
+        "per_device_eval_batch_size": 32,
+        "logging_steps": 20,
+        "save_strategy": "no",
+        "report_to": "none",
+        "dataloader_pin_memory": False,
+    }
+)
+
+RECIPE: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "finetune": {"num_train_epochs": 2, "learning_rate": 1e-4},
+        # Masked execution pads, so batches of like length are worth the order that they lose.
+        "soft": {"num_train_epochs": 0.5, "learning_rate": 3e-5, "train_sampling_strategy": "group_by_length"},
+        "hard": {"num_train_epochs": 0.5, "learning_rate": 3e-5},
+        "exits": {
+            "num_train_epochs": 60,
+            "learning_rate": 1e-3,
+            "weight_decay": 0.1,
+            "per_device_train_batch_size": 128,
+            "logging_steps": 200,
+        },
+    }
+)
+"""Arguments of :class:`transformers.TrainingArguments` by stage."""
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What one stage took.
+
+    Attributes:
+        stage: its name.
+        seconds: wall-clock time.
+        training_loss: mean over its steps.
+    """
+
+    stage: str
+    seconds: float
+    training_loss: float
+
+
+def run_stages(
+    model: MagicPyramidForSequenceClassification,
+    train_dataset: Any,
+    *,
+    output_dir: str | Path,
+    stages: Sequence[str] = STAGES,
+    training_arguments: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    trainer_options: Mapping[str, Any] = MappingProxyType({}),
+    after_stage: Callable[[StageReport], None] | None = None,
+    seed: int = 42,
+    **trainer_arguments: Any,
+) -> list[StageReport]:
+    """Train ``model`` in place, stage by stage.
+
+    Args:
+        model: with its labels configured; a fresh one from a BERT checkpoint, or one that some stages were run on.
+        train_dataset: what :class:`transformers.Trainer` takes.
+        output_dir: each stage gets a folder in it.
+        stages: which to run, in this order.
+        training_arguments: changes to :data:`RECIPE`, by stage.
+        trainer_options: options of :class:`~hf_integration.MagicPyramidTrainer` (``keep_penalty``, ...).
+        after_stage: called after each stage, for example to evaluate or to keep a copy.
+        seed: of every stage.
+        **trainer_arguments: further arguments of :class:`transformers.Trainer` (``data_collator``,
+            ``processing_class``, ``callbacks``, ...).
+
+    Returns:
+        One report per stage.
+    """
+    for argument, names in (("stages", stages), ("training_arguments", training_arguments)):
+        if unknown := [name for name in names if name not in STAGES]:
+            raise argument_error(argument, f"must be among {', '.join(STAGES)}", unknown, "see MagicPyramidTrainer")
+    reports: list[StageReport] = []
+    for stage in stages:
+        settings = {**_SHARED, "seed": seed, **RECIPE[stage], **training_arguments.get(stage, {})}
+        arguments = TrainingArguments(output_dir=str(Path(output_dir) / stage), **settings)
+        trainer = MagicPyramidTrainer(
+            model=model,
+            args=arguments,
+            stage=stage,
+            train_dataset=train_dataset,
+            **trainer_options,
+            **trainer_arguments,
+        )
+        start = time.perf_counter()
+        outcome = trainer.train()
+        reports.append(StageReport(stage, time.perf_counter() - start, float(outcome.training_loss)))
+        if after_stage is not None:
+            after_stage(reports[-1])
+    return reports

@@ -1,0 +1,222 @@
+"""The four training stages of a Magic Pyramid, as a :class:`transformers.Trainer`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import Trainer
+
+from hf_integration.configuration_magic_pyramid import is_regression
+from hf_integration.exit_training import CachedExits, collect_exit_states, distillation_loss, standardise_from
+from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
+from mp_plugins import argument_error
+
+__all__ = ["STAGES", "MagicPyramidTrainer"]
+
+STAGES = ("finetune", "soft", "hard", "exits")
+
+# What each stage trains, out of the backbone with its head, the pruner, and the internal classifiers.
+_TRAINED = {
+    "finetune": frozenset({"backbone"}),
+    "soft": frozenset({"backbone", "pruner"}),
+    "hard": frozenset({"backbone"}),
+    "exits": frozenset({"classifiers"}),
+}
+
+
+class MagicPyramidTrainer(Trainer):
+    """Runs one stage; give each stage a trainer of its own, so that no optimiser state crosses over.
+
+    - ``finetune``: plain BERT, without pruning.
+    - ``soft``: weights and keep thresholds together. A token's weight is ``sigmoid((r - rho) / temperature)``; it
+      enters the attention of the later layers, so that a weight of 0 is removal. The loss grows with the share of
+      tokens kept.
+    - ``hard``: weights alone, with tokens really dropped at the learned thresholds.
+    - ``exits``: internal classifiers alone, on the frozen backbone, from the last layer's answers and the labels. The
+      backbone runs over the data once.
+
+    Args:
+        *args: as for :class:`transformers.Trainer`.
+        stage: one of the four.
+        threshold_learning_rate: of the keep thresholds; their scale is that of the importance, 1 on average.
+        keep_penalty: weight of the share of tokens kept, mean over pruning layers and samples, in the loss of
+            ``soft``.
+        soft_temperature: of the sigmoid in ``soft``.
+        distillation_weight: share of the distillation term in ``exits``, 0 to 1.
+        distillation_temperature: of the distillation term in ``exits``.
+        **kwargs: as for :class:`transformers.Trainer`.
+
+    Raises:
+        mp_plugins.ArgumentError: an argument is out of range, or the model is not a Magic Pyramid.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        stage: str = "finetune",
+        threshold_learning_rate: float = 0.02,
+        keep_penalty: float = 0.1,
+        soft_temperature: float = 0.1,
+        distillation_weight: float = 0.5,
+        distillation_temperature: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        if stage not in STAGES:
+            raise argument_error("stage", f"must be one of {', '.join(STAGES)}", repr(stage), "see MagicPyramidTrainer")
+        _check_positive("threshold_learning_rate", threshold_learning_rate)
+        _check_positive("soft_temperature", soft_temperature)
+        _check_positive("distillation_temperature", distillation_temperature)
+        if not keep_penalty >= 0:
+            raise argument_error("keep_penalty", "must be at least 0", keep_penalty, "0 leaves the thresholds free")
+        if not 0 <= distillation_weight <= 1:
+            raise argument_error(
+                "distillation_weight", "must be from 0 to 1", distillation_weight, "0 uses the labels alone"
+            )
+        super().__init__(*args, **kwargs)
+        if not isinstance(self.model, MagicPyramidForSequenceClassification):
+            raise argument_error(
+                "model", "must be a Magic Pyramid model", f"a {type(self.model).__name__}", "make one with attach()"
+            )
+        self.stage = stage
+        self.threshold_learning_rate = threshold_learning_rate
+        self.keep_penalty = keep_penalty
+        self.soft_temperature = soft_temperature
+        self.distillation_weight = distillation_weight
+        self.distillation_temperature = distillation_temperature
+        self.cached_exits: CachedExits | None = None
+        self._kept_share: float | None = None
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the stage; arguments and result as of :meth:`transformers.Trainer.train`."""
+        with self._stage_settings():
+            if self.stage == "exits":
+                self._prepare_exits()
+            return super().train(*args, **kwargs)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Give the keep thresholds a group of their own: another learning rate, and no decay towards keeping all."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
+        pruner = self.model.token_pruner
+        if self.stage != "soft" or pruner is None:
+            return optimizer
+        own = {id(parameter) for parameter in pruner.parameters()}
+        if not any(group.get("is_pruner") for group in optimizer.param_groups):
+            for group in optimizer.param_groups:
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
+            optimizer.add_param_group(
+                {
+                    "params": list(pruner.parameters()),
+                    "lr": self.threshold_learning_rate,
+                    "weight_decay": 0.0,
+                    "is_pruner": True,
+                }
+            )
+        return optimizer
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
+    ) -> Tensor | tuple[Tensor, Any]:
+        """Return the loss of the stage; outside training, the model's own."""
+        if not model.training or self.stage in ("finetune", "hard"):
+            loss: Tensor | tuple[Tensor, Any] = super().compute_loss(model, inputs, return_outputs, **kwargs)
+            return loss
+        if self.stage == "exits":
+            return self._exits_loss(inputs)
+        outputs = model(**inputs, soft_temperature=self.soft_temperature)
+        share = self._share_kept(outputs.tokens_kept, inputs)
+        self._kept_share = share.item()
+        total: Tensor = outputs.loss + self.keep_penalty * share
+        return (total, outputs) if return_outputs else total
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return the training batches; of the collected states in ``exits``."""
+        if self.cached_exits is None:
+            batches: DataLoader[Any] = super().get_train_dataloader()
+            return batches
+        # The data set gives whole batches (`__getitems__`), so there is nothing left to collate.
+        collate: Any = _as_it_is
+        loader = DataLoader(self.cached_exits, batch_size=self.args.train_batch_size, shuffle=True, collate_fn=collate)
+        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        return prepared
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log as usual, and in ``soft`` the share of tokens kept at the last step."""
+        if self._kept_share is not None and "loss" in logs:
+            logs = {**logs, "kept": round(self._kept_share, 4)}
+        super().log(logs, *args, **kwargs)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Return 0 in ``exits``, whose batches have no tokens; otherwise the usual estimate."""
+        return 0 if self.cached_exits is not None else int(super().floating_point_ops(inputs))
+
+    def _share_kept(self, tokens_kept: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """Return the mean over samples and pruning layers of the share of live tokens kept, scalar."""
+        mask = inputs.get("attention_mask")
+        lengths = torch.full_like(tokens_kept[:, 0], inputs["input_ids"].shape[1]) if mask is None else mask.sum(1)
+        pruning = [depth - 1 for depth in self.model.config.pruning_depths]
+        return (tokens_kept[:, pruning] / lengths[:, None]).mean()
+
+    def _exits_loss(self, inputs: dict[str, Any]) -> Tensor:
+        classifiers = self.model.internal_classifiers
+        return distillation_loss(
+            classifiers.every_depth(inputs["pooled"]),
+            inputs["teacher_logits"],
+            inputs.get("labels"),
+            problem_type=self._problem_type(inputs.get("labels")),
+            weight=self.distillation_weight,
+            temperature=self.distillation_temperature,
+        )
+
+    def _problem_type(self, labels: Tensor | None) -> str:
+        config = self.model.config
+        if config.problem_type is not None:
+            return str(config.problem_type)
+        if is_regression(config):
+            return "regression"
+        many = labels is not None and labels.is_floating_point()
+        return "multi_label_classification" if many else "single_label_classification"
+
+    def _prepare_exits(self) -> None:
+        batches = self.get_test_dataloader(self.train_dataset)
+        self.cached_exits = collect_exit_states(self.model, batches, description="states for the internal classifiers")
+        standardise_from(self.model.internal_classifiers, self.cached_exits.columns["pooled"])
+
+    @contextmanager
+    def _stage_settings(self) -> Iterator[None]:
+        """Freeze what the stage does not train and set how the model runs; put both back at the end."""
+        model, config = self.model, self.model.config
+        if self.stage == "soft" and not config.pruning_depths:
+            raise argument_error("stage", "must not be 'soft' for a model without pruning layers", "'soft'", "skip it")
+        if self.stage == "exits" and not config.exit_depths:
+            raise argument_error("stage", "must not be 'exits' for a model without exit layers", "'exits'", "skip it")
+        frozen = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+        keep_scale = config.keep_scale
+        config.keep_scale = {"finetune": 0.0, "soft": 1.0, "hard": 1.0}.get(self.stage, keep_scale)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(frozen[name] and _part_of(name) in _TRAINED[self.stage])
+        try:
+            yield
+        finally:
+            config.keep_scale = keep_scale
+            self.cached_exits = None
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(frozen[name])
+
+
+def _part_of(parameter_name: str) -> str:
+    parts = {"token_pruner": "pruner", "internal_classifiers": "classifiers"}
+    return parts.get(parameter_name.partition(".")[0], "backbone")
+
+
+def _as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return batch
+
+
+def _check_positive(argument: str, value: float) -> None:
+    if not value > 0:
+        raise argument_error(argument, "must be positive", value, "leave it out for the default")
