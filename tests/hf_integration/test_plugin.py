@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import hf_integration
+from hf_integration import plugin
+from mp_plugins import Registry, load_registry
+
+WITHOUT = """
+import sys
+sys.modules["{module}"] = None
+import hf_integration, hf_integration.plugin
+from mp_plugins import MissingDependencyError
+try:
+    hf_integration.attach
+except MissingDependencyError as error:
+    print(error)
+"""
+
+
+def python(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_importing_loads_neither_torch_nor_transformers():
+    heavy = "sorted({'torch', 'transformers'} & sys.modules.keys())"
+    assert python(f"import sys, hf_integration, hf_integration.plugin; print({heavy})") == "[]"
+
+
+@pytest.mark.parametrize("module", ["torch", "transformers"])
+def test_a_missing_library_names_the_extra(module):
+    assert python(WITHOUT.format(module=module)).endswith("pip install 'magic-pyramid[hf]'")
+
+
+def test_every_public_name_exists():
+    assert all(getattr(hf_integration, name) is not None for name in hf_integration.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = hf_integration.nothing
+
+
+def test_our_objects_come_in_by_the_entry_point():
+    assert load_registry("token_pruners")["attention"] is hf_integration.AttentionPruner
+    assert load_registry("exit_criteria")["entropy"] is hf_integration.EntropyCriterion
+    assert load_registry("exit_criteria")["confidence"] is hf_integration.ConfidenceCriterion
+    assert isinstance(load_registry("model_families")["bert"], hf_integration.BertFamily)
+
+
+def test_diagnostics_tell_versions_and_what_is_missing(monkeypatch):
+    registry = Registry("diagnostic")
+    plugin.mp_register_diagnostics(registry)
+    rows = registry["hf_integration"]()
+    assert rows["torch"][0].isdigit()
+    monkeypatch.setattr(plugin, "_LIBRARIES", ("no-such-library",))
+    assert "magic-pyramid[hf]" in registry["hf_integration"]()["no-such-library"]

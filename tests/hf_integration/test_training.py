@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import BertForSequenceClassification, Trainer, TrainingArguments
+
+import hf_integration
+from mp_plugins import ArgumentError, UnsupportedError
+
+
+@pytest.fixture(scope="session")
+def rows():
+    """Texts of two classes: the class is whether token 5 or token 6 occurs."""
+    generator = torch.Generator().manual_seed(3)
+    found = []
+    for index in range(48):
+        length = int(torch.randint(4, 14, (1,), generator=generator))
+        ids = torch.randint(10, 99, (length,), generator=generator)
+        ids[0], ids[int(torch.randint(1, length, (1,), generator=generator))] = 1, 5 + index % 2
+        found.append({"input_ids": ids.tolist(), "attention_mask": [1] * length, "labels": index % 2})
+    return found
+
+
+def collate(batch):
+    longest = max(len(row["input_ids"]) for row in batch)
+    padded = {
+        name: torch.tensor([row[name] + [0] * (longest - len(row[name])) for row in batch])
+        for name in ("input_ids", "attention_mask")
+    }
+    return {**padded, "labels": torch.tensor([row["labels"] for row in batch])}
+
+
+@pytest.fixture
+def train(rows, tmp_path):
+    def make(model, stage, options=None, resume=None, **arguments):
+        settings = {
+            "num_train_epochs": 3,
+            "learning_rate": 2e-3,
+            "per_device_train_batch_size": 8,
+            "save_strategy": "no",
+            "logging_steps": 1,
+            **arguments,
+        }
+        trainer = hf_integration.MagicPyramidTrainer(
+            model=model,
+            args=TrainingArguments(
+                str(tmp_path / stage), report_to="none", use_cpu=True, disable_tqdm=True, **settings
+            ),
+            train_dataset=rows,
+            data_collator=collate,
+            stage=stage,
+            **(options or {}),
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    return make
+
+
+def losses(trainer):
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def snapshot(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def changed(model, before):
+    after = model.state_dict()
+    return {name.split(".")[0] for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+
+
+@pytest.fixture
+def model(make_pyramid):
+    torch.manual_seed(0)
+    config = hf_integration.MagicPyramidConfig(**{**make_pyramid().config.to_dict(), "num_labels": 2, "id2label": None})
+    return hf_integration.MagicPyramidForSequenceClassification(config)
+
+
+def test_finetune_trains_the_backbone_alone_and_unpruned(model, train):
+    model.token_pruner.keep_thresholds.data.fill_(0.9)
+    before = snapshot(model)
+    trainer = train(model, "finetune", num_train_epochs=8)
+    assert changed(model, before) == {"bert", "classifier"}
+    found = losses(trainer)
+    assert sum(found[-6:]) < 0.8 * sum(found[:6])
+    assert model.config.keep_scale == 1.0
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_soft_moves_weights_and_thresholds_and_logs_what_is_kept(model, train):
+    before = snapshot(model)
+    trainer = train(model, "soft", {"threshold_learning_rate": 0.1, "keep_penalty": 1.0})
+    assert changed(model, before) == {"bert", "classifier", "token_pruner"}
+    assert (model.token_pruner.keep_thresholds > 0.1).all()
+    kept = [entry["kept"] for entry in trainer.state.log_history if "kept" in entry]
+    assert kept[-1] < kept[0] <= 1
+    group = [group for group in trainer.optimizer.param_groups if group.get("is_pruner")]
+    assert [group["initial_lr"] for group in group] == [0.1]
+
+
+def test_soft_without_a_penalty_does_not_raise_thresholds_by_itself(model, train):
+    train(model, "soft", {"keep_penalty": 0.0})
+    assert (model.token_pruner.keep_thresholds.abs() < 0.5).all()
+
+
+def test_hard_trains_weights_on_pruned_texts(model, train):
+    model.token_pruner.keep_thresholds.data.fill_(0.9)
+    before = snapshot(model)
+    train(model, "hard")
+    assert changed(model, before) == {"bert", "classifier"}
+    assert model.token_pruner.keep_thresholds.tolist() == pytest.approx([0.9] * 3)
+
+
+def test_exits_train_classifiers_alone_and_run_the_backbone_once(model, train):
+    train(model, "finetune", num_train_epochs=8)
+    calls = []
+    model.bert.embeddings.register_forward_hook(lambda *_: calls.append(1))
+    before = snapshot(model)
+    trainer = train(model, "exits", {"distillation_weight": 0.1}, num_train_epochs=40, learning_rate=0.01)
+    assert len(calls) == 6
+    assert changed(model, before) == {"internal_classifiers"}
+    found = losses(trainer)
+    assert sum(found[-6:]) < 0.8 * sum(found[:6])
+    model.set_speed(exit_threshold=0.9)
+    model.eval()
+    assert trainer.evaluate(trainer.train_dataset)["eval_loss"] > 0
+    with torch.no_grad():
+        assert (
+            model(**{k: v for k, v in collate(trainer.train_dataset).items() if k != "labels"}).exit_layer < 4
+        ).any()
+
+
+@pytest.mark.parametrize("stage", ["soft", "exits"])
+def test_an_interrupted_stage_resumes_to_the_same_end(make_pyramid, train, tmp_path, stage):
+    whole, resumed = make_pyramid(num_labels=2), make_pyramid(num_labels=2)
+    arguments = {"save_strategy": "steps", "save_steps": 6, "num_train_epochs": 2}
+    train(whole, stage, **arguments)
+    train(resumed, stage, resume=str(tmp_path / stage / "checkpoint-6"), **arguments)
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], tensor, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_soft_masks_near_zero_and_one_equal_hard_pruning(make_pyramid, make_batch):
+    model = make_pyramid(keep_threshold=0.7)
+    batch = make_batch([9, 14, 5])
+    with torch.no_grad():
+        hard = model(**batch)
+        soft = model(**batch, soft_temperature=1e-7)
+    torch.testing.assert_close(soft.tokens_kept[:, :3], hard.tokens_kept[:, :3].float(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(soft.logits, hard.logits, atol=1e-2, rtol=1e-2)
+
+
+def test_plain_bert_trains_alike_in_compact_execution(make_bert, rows, tmp_path, train):
+    bert = make_bert(num_labels=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    twin = BertForSequenceClassification(bert.config)
+    twin.load_state_dict(bert.state_dict())
+    train(hf_integration.attach(bert), "finetune", num_train_epochs=1)
+    arguments = TrainingArguments(
+        str(tmp_path / "plain"),
+        num_train_epochs=1,
+        learning_rate=2e-3,
+        per_device_train_batch_size=8,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    Trainer(model=twin, args=arguments, train_dataset=rows, data_collator=collate).train()
+    weight = "classifier.weight"
+    torch.testing.assert_close(bert.get_parameter(weight), twin.get_parameter(weight), atol=2e-3, rtol=1e-2)
+
+
+def test_run_stages_reports_each_stage(model, rows, tmp_path):
+    short = {stage: {"num_train_epochs": 1, "disable_tqdm": True} for stage in ("finetune", "soft", "hard", "exits")}
+    seen = []
+    reports = hf_integration.run_stages(
+        model, rows, output_dir=tmp_path, training_arguments=short, after_stage=seen.append, data_collator=collate
+    )
+    assert [report.stage for report in reports] == ["finetune", "soft", "hard", "exits"]
+    assert seen == reports
+    assert all(report.seconds > 0 for report in reports)
+    with pytest.raises(ArgumentError, match="`stages` must be among"):
+        hf_integration.run_stages(model, rows, output_dir=tmp_path, stages=["hrad"])
+
+
+def test_chosen_threshold_keeps_the_accuracy_asked_for(model, train, rows):
+    train(model, "finetune", num_train_epochs=8)
+    train(model, "exits", num_train_epochs=40, learning_rate=0.01)
+    batches = [collate(rows[start : start + 16]) for start in range(0, 48, 16)]
+    choice = hf_integration.choose_exit_threshold(model, batches, max_drop=0.05)
+    assert choice.accuracy >= choice.full_accuracy - 0.05
+    model.set_speed(exit_threshold=choice.threshold)
+    model.eval()
+    outputs = []
+    with torch.no_grad():
+        outputs = [model(**{**batch, "labels": None}) for batch in batches]
+    answers = torch.cat([output.logits.argmax(-1) for output in outputs])
+    labels = torch.tensor([row["labels"] for row in rows])
+    assert (answers == labels).double().mean().item() == pytest.approx(choice.accuracy)
+    assert torch.cat([output.exit_layer for output in outputs]).double().mean().item() == pytest.approx(
+        choice.mean_exit_layer
+    )
+    assert torch.cat([output.flops for output in outputs]).mean().item() == pytest.approx(choice.mean_flops, rel=1e-5)
+
+
+def test_choosing_a_threshold_refuses_what_it_cannot_do(make_pyramid, make_batch):
+    batch = make_batch([3, 4])
+    with pytest.raises(ArgumentError, match="`max_drop`"):
+        hf_integration.choose_exit_threshold(make_pyramid(), [batch], max_drop=2)
+    with pytest.raises(ArgumentError, match="`batches` must have `labels`"):
+        hf_integration.choose_exit_threshold(make_pyramid(), [batch], max_drop=0.1)
+    with pytest.raises(ArgumentError, match="`batches` must hold"):
+        hf_integration.choose_exit_threshold(make_pyramid(), [], max_drop=0.1)
+    regression = make_pyramid(problem_type="regression")
+    with pytest.raises(UnsupportedError, match="not for regression"):
+        hf_integration.choose_exit_threshold(regression, [batch], max_drop=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "argument"),
+    [
+        ({"stage": "warm"}, "stage"),
+        ({"threshold_learning_rate": 0.0}, "threshold_learning_rate"),
+        ({"keep_penalty": -1.0}, "keep_penalty"),
+        ({"soft_temperature": 0.0}, "soft_temperature"),
+        ({"distillation_weight": 1.5}, "distillation_weight"),
+        ({"distillation_temperature": float("nan")}, "distillation_temperature"),
+    ],
+)
+def test_trainer_options_out_of_range_are_named(model, options, argument):
+    with pytest.raises(ArgumentError, match=f"`{argument}` must"):
+        hf_integration.MagicPyramidTrainer(model=model, **options)
+
+
+def test_stages_without_anything_to_train_are_refused(make_pyramid, make_bert, train):
+    with pytest.raises(ArgumentError, match="without pruning layers"):
+        train(make_pyramid(token_pruner=None), "soft")
+    with pytest.raises(ArgumentError, match="without exit layers"):
+        train(make_pyramid(exit_layers=[]), "exits")
+    with pytest.raises(ArgumentError, match="`model` must be a Magic Pyramid"):
+        train(make_bert(), "finetune")
