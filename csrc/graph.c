@@ -47,14 +47,13 @@ static inline void pool_insert(struct pool *pool, uint64_t rank) {
             return;
         pool->size--;
     }
-    const uint64_t *base = pool->ranks;
+    size_t at = 0;
     for (size_t left = pool->size; left > 0;) {
-        const size_t half = left / 2;
-        const int above = base[half] < rank;
-        base = above ? base + half + 1 : base;
-        left = above ? left - half - 1 : half;
+        /* A mask, not a branch or what a compiler may turn into one: each step is a coin toss. */
+        const size_t half = (left + 1) / 2;
+        at += half & -(size_t)(pool->ranks[at + half - 1] < rank);
+        left -= half;
     }
-    const size_t at = (size_t)(base - pool->ranks);
     memmove(pool->ranks + at + 1, pool->ranks + at, (pool->size - at) * sizeof(uint64_t));
     pool->ranks[at] = rank;
     pool->size++;
