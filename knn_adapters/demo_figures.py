@@ -45,7 +45,7 @@ def bytes_figure(comparisons: Sequence[Comparison]) -> str:
     from matplotlib.figure import Figure
 
     with mpl.rc_context({"svg.fonttype": "none", "hatch.linewidth": 0.5}):
-        figure = Figure(figsize=(8.0, 0.9 + 0.75 * len(comparisons)), layout="constrained")
+        figure = Figure(figsize=(8.0, 1.2 + 0.75 * len(comparisons)), layout="constrained")
         axis = figure.subplots()
         names: list[str] = []
         for comparison in comparisons:
@@ -57,8 +57,8 @@ def bytes_figure(comparisons: Sequence[Comparison]) -> str:
         axis.set_yticks(range(len(names)), names)
         axis.invert_yaxis()
         axis.set_xlabel("bytes per vector")
-        axis.margins(x=0.15)
-        axis.legend(handles=_legend(), loc="lower right", fontsize=8)
+        axis.margins(x=0.1)
+        figure.legend(handles=_legend(), loc="outside lower center", ncols=4, fontsize=8)
         return _svg(figure)
 
 

@@ -15,7 +15,9 @@ def section(words, tmp_path_factory):
     context = mp_plugins.DemoContext(folder, folder, seed=0, num_threads=2)
     unit = normalised(words)
     context.artifacts |= {"embeddings": unit[:1500], "query_embeddings": unit[5000:5040]}
-    return IndexesPart().run(context)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("knn_adapters.demo_measurement._SECONDS", 0.0)
+        return IndexesPart().run(context)
 
 
 def test_every_index_is_measured_beside_its_original(section):
