@@ -5,8 +5,9 @@
 
 #include <stdint.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
-#define HUGE_PAGE ((size_t)2 << 20)
+#define HUGE_PAGE ((size_t)2 << 20) /* of x86-64; elsewhere it is an alignment like any other */
 
 #if !defined(MAP_ANONYMOUS)
 #define MAP_ANONYMOUS MAP_ANON
@@ -26,7 +27,7 @@ void *mp_block_alloc(size_t size) {
         return NULL;
     const size_t before = (HUGE_PAGE - (uintptr_t)wide % HUGE_PAGE) % HUGE_PAGE;
     uint8_t *block = wide + before;
-    const size_t page = 4096;
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     const size_t end = (size + page - 1) / page * page;
     if (before)
         munmap(wide, before);
