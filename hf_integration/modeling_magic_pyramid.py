@@ -17,7 +17,7 @@ from hf_integration.flops import pyramid_flops
 from hf_integration.inputs import BatchInputs
 from hf_integration.outputs import ExitStates, MagicPyramidSequenceClassifierOutput
 from hf_integration.token_pruning import TokenPruner
-from mp_plugins import UnsupportedError, argument_error, load_registry
+from mp_plugins import UnsupportedError, argument_error, create_plugin_manager, load_registry
 
 __all__ = ["MagicPyramidForSequenceClassification"]
 
@@ -54,12 +54,14 @@ class MagicPyramidForSequenceClassification(BertForSequenceClassification):
         if not isinstance(config, MagicPyramidConfig):
             config = MagicPyramidConfig.from_bert(config)
         super().__init__(config)
-        self.family: ModelFamily = load_registry("model_families")["bert"]
-        self.exit_criterion = load_registry("exit_criteria")[config.exit_criterion]()
+        # One manager for the three look-ups: finding the entry points is most of their cost.
+        plugins = create_plugin_manager()
+        self.family: ModelFamily = load_registry("model_families", plugins)["bert"]
+        self.exit_criterion = load_registry("exit_criteria", plugins)[config.exit_criterion]()
         self.internal_classifiers = InternalClassifiers(config)
         self.token_pruner: TokenPruner | None = None
         if config.token_pruner is not None:
-            self.token_pruner = load_registry("token_pruners")[config.token_pruner](config)
+            self.token_pruner = load_registry("token_pruners", plugins)[config.token_pruner](config)
         # A second time, for the modules above; those that are initialised already are left alone.
         self.post_init()
 

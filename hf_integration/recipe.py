@@ -33,10 +33,11 @@ _SHARED: Mapping[str, Any] = MappingProxyType(
 
 RECIPE: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "finetune": {"num_train_epochs": 2, "learning_rate": 1e-4},
+        # Small batches, because a few thousand texts in large ones are too few steps to fine-tune with.
+        "finetune": {"num_train_epochs": 1.5, "learning_rate": 2e-4, "per_device_train_batch_size": 8},
         # Masked execution pads, so batches of like length are worth the order that they lose.
-        "soft": {"num_train_epochs": 0.5, "learning_rate": 3e-5, "train_sampling_strategy": "group_by_length"},
-        "hard": {"num_train_epochs": 0.5, "learning_rate": 3e-5},
+        "soft": {"num_train_epochs": 0.4, "learning_rate": 5e-5, "train_sampling_strategy": "group_by_length"},
+        "hard": {"num_train_epochs": 0.4, "learning_rate": 5e-5},
         "exits": {
             "num_train_epochs": 60,
             "learning_rate": 1e-3,
