@@ -26,20 +26,24 @@ static void push_keys(struct mp_topk *topk, const float *keys, size_t first, siz
     }
 }
 
-static void fill_keys(const struct mp_items *items, float weight, size_t first, size_t count, const int32_t *dots,
-                      float *keys) {
+/* The norms of a block side by side, for as many queries as read them; NULL if the metric has none. */
+static const float *load_norms(const struct mp_items *items, size_t first, size_t count, float *norms) {
+    for (size_t i = 0; items->norms && i < count; i++)
+        norms[i] = mp_item_norm(items, first + i);
+    return items->norms ? norms : NULL;
+}
+
+static void fill_keys(float weight, const float *norms, size_t count, const int32_t *dots, float *keys) {
     for (size_t i = 0; i < count; i++)
         keys[i] = weight * (float)dots[i];
-    if (items->norms) {
-        for (size_t i = 0; i < count; i++)
-            keys[i] += mp_item_norm(items, first + i);
-    }
+    for (size_t i = 0; norms && i < count; i++)
+        keys[i] += norms[i];
 }
 
 static void scan(const struct mp_items *items, const struct mp_query *query, struct mp_topk *topk) {
     const float weight = mp_key_weight(items, query);
     int32_t dots[BLOCK];
-    float keys[BLOCK];
+    float keys[BLOCK], norms[BLOCK];
     for (size_t first = 0; first < items->n; first += BLOCK) {
         const size_t count = items->n - first < BLOCK ? items->n - first : BLOCK;
         size_t i = 0;
@@ -51,7 +55,7 @@ static void scan(const struct mp_items *items, const struct mp_query *query, str
         }
         for (; i < count; i++)
             dots[i] = items->kernels->dot(mp_item_code(items, first + i), query->high, items->dim);
-        fill_keys(items, weight, first, count, dots, keys);
+        fill_keys(weight, load_norms(items, first, count, norms), count, dots, keys);
         push_keys(topk, keys, first, count);
     }
 }
@@ -80,6 +84,8 @@ static bool search_single(struct search *search, struct mp_scratch *scratch, siz
 /* Interleaves up to MP_PANEL_ITEMS codes, see kernels.h. */
 static void build_panel(const struct mp_items *items, size_t first, size_t count, uint8_t *panel) {
     const size_t whole = items->dim / 4 * 4, tail = items->dim - whole;
+    if (count < MP_PANEL_ITEMS) /* the last panel: lanes without an item are scored too, and dropped */
+        memset(panel, 0, mp_round_up(items->dim, 4) * MP_PANEL_ITEMS);
     for (size_t item = 0; item < count; item++) {
         const uint8_t *code = mp_item_code(items, first + item);
         uint8_t *lane = panel + 4 * item;
@@ -99,26 +105,27 @@ static bool any_near(const float *keys, float worst_key) {
     return near;
 }
 
+/* A panel of `count` items from `first` on. */
+struct panel {
+    const uint8_t *codes;
+    const float *norms;
+    size_t first, count;
+};
+
 /* Scores one panel for MP_PANEL_QUERIES queries, of which the first `n_queries` are wanted. */
-static void score_panel(const struct mp_items *items, const uint8_t *panel, size_t first, size_t count,
-                        const struct mp_query *queries, struct mp_topk *topks, size_t n_queries) {
+static void score_panel(const struct mp_items *items, const struct panel *panel, const struct mp_query *queries,
+                        struct mp_topk *topks, size_t n_queries) {
     int32_t dots[MP_PANEL_QUERIES * MP_PANEL_ITEMS];
     float keys[MP_PANEL_ITEMS];
     const int8_t *highs[MP_PANEL_QUERIES];
     for (size_t q = 0; q < MP_PANEL_QUERIES; q++)
         highs[q] = queries[q < n_queries ? q : 0].high;
-    items->kernels->panel(panel, highs, items->dim, dots);
+    items->kernels->panel(panel->codes, highs, items->dim, dots);
     for (size_t q = 0; q < n_queries; q++) {
-        const int32_t *row = dots + q * MP_PANEL_ITEMS;
-        const float weight = mp_key_weight(items, &queries[q]);
-        if (count < MP_PANEL_ITEMS) {
-            fill_keys(items, weight, first, count, row, keys);
-            push_keys(&topks[q], keys, first, count);
-            continue;
-        }
-        fill_keys(items, weight, first, MP_PANEL_ITEMS, row, keys);
+        /* All keys of the panel, those behind the last item included: a fixed length makes vector code. */
+        fill_keys(mp_key_weight(items, &queries[q]), panel->norms, MP_PANEL_ITEMS, dots + q * MP_PANEL_ITEMS, keys);
         if (any_near(keys, topks[q].worst_key))
-            push_keys(&topks[q], keys, first, MP_PANEL_ITEMS);
+            push_keys(&topks[q], keys, panel->first, panel->count);
     }
 }
 
@@ -142,11 +149,13 @@ static bool search_batch(struct search *search, struct mp_scratch *scratch, size
         mp_fold_query(search->queries + (begin + q) * items->dim, items->dim, items->scale, items->offset, &queries[q]);
         mp_topk_begin(&topks[q], ranks + q * mp_topk_capacity(search->keep), search->keep);
     }
+    float norms[MP_PANEL_ITEMS] = {0};
     for (size_t first = 0; first < items->n; first += MP_PANEL_ITEMS) {
         const size_t count = items->n - first < MP_PANEL_ITEMS ? items->n - first : MP_PANEL_ITEMS;
+        const struct panel panel = {scratch->panel.data, load_norms(items, first, count, norms), first, count};
         build_panel(items, first, count, scratch->panel.data);
         for (size_t q = 0; q < batch; q += MP_PANEL_QUERIES)
-            score_panel(items, scratch->panel.data, first, count, queries + q, topks + q,
+            score_panel(items, &panel, queries + q, topks + q,
                         batch - q < MP_PANEL_QUERIES ? batch - q : MP_PANEL_QUERIES);
     }
     for (size_t q = 0; q < batch; q++)
