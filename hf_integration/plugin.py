@@ -39,9 +39,10 @@ def mp_register_exit_criteria(registry: mp_plugins.Registry[type[Any]]) -> None:
 
 @mp_plugins.hookimpl
 def mp_register_model_families(registry: mp_plugins.Registry[Any]) -> None:
-    """Register BERT."""
-    from hf_integration import BertFamily
+    """Register BERT, and make the Auto classes know the model type: whoever asks for families is about to use them."""
+    from hf_integration import BertFamily, register
 
+    register()
     registry.register("bert", BertFamily())
 
 

@@ -21,18 +21,23 @@ except MissingDependencyError as error:
 """
 
 
-def python(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+@pytest.fixture
+def python(tmp_path):
+    def run(code):
+        # Elsewhere than in the source tree: `-c` puts the working directory first on the path.
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+        return done.stdout.strip()
+
+    return run
 
 
-def test_importing_loads_neither_torch_nor_transformers():
+def test_importing_loads_neither_torch_nor_transformers(python):
     heavy = "sorted({'torch', 'transformers'} & sys.modules.keys())"
     assert python(f"import sys, hf_integration, hf_integration.plugin; print({heavy})") == "[]"
 
 
 @pytest.mark.parametrize("module", ["torch", "transformers"])
-def test_a_missing_library_names_the_extra(module):
+def test_a_missing_library_names_the_extra(python, module):
     assert python(WITHOUT.format(module=module)).endswith("pip install 'magic-pyramid[hf]'")
 
 
@@ -47,6 +52,14 @@ def test_our_objects_come_in_by_the_entry_point():
     assert load_registry("exit_criteria")["entropy"] is hf_integration.EntropyCriterion
     assert load_registry("exit_criteria")["confidence"] is hf_integration.ConfidenceCriterion
     assert isinstance(load_registry("model_families")["bert"], hf_integration.BertFamily)
+
+
+def test_the_entry_point_registers_the_model_type(python):
+    code = (
+        "import mp_plugins; mp_plugins.load_registry('model_families'); "
+        "from transformers import AutoConfig; print(type(AutoConfig.for_model('magic_pyramid')).__name__)"
+    )
+    assert python(code) == "MagicPyramidConfig"
 
 
 def test_diagnostics_tell_versions_and_what_is_missing(monkeypatch):
