@@ -17,6 +17,7 @@ entry point group ``magic_pyramid``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pluggy
@@ -25,9 +26,23 @@ from mp_plugins.demo_parts import DemoPart
 from mp_plugins.registry import Registry
 from mp_plugins.subcommands import Subcommand
 
-__all__ = ["ENTRY_POINT_GROUP", "HookSpecs", "hookimpl", "hookspec"]
+__all__ = ["ENTRY_POINT_GROUP", "REGISTRY_KINDS", "HookSpecs", "hookimpl", "hookspec"]
 
 ENTRY_POINT_GROUP = "magic_pyramid"
+
+REGISTRY_KINDS: Mapping[str, str] = MappingProxyType(
+    {
+        "token_pruners": "token pruner",
+        "exit_criteria": "exit criterion",
+        "model_families": "model family",
+        "quantizers": "quantizer",
+        "index_adapters": "index adapter",
+        "subcommands": "subcommand",
+        "demo_parts": "demo part",
+        "diagnostics": "diagnostic",
+    }
+)
+"""Each hook is ``mp_register_<key>``; the value names one of its objects in messages."""
 
 hookspec = pluggy.HookspecMarker(ENTRY_POINT_GROUP)
 hookimpl = pluggy.HookimplMarker(ENTRY_POINT_GROUP)

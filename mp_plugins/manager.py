@@ -8,12 +8,10 @@ from typing import Any
 import pluggy
 
 from mp_plugins.errors import PluginError, argument_error
-from mp_plugins.hookspecs import ENTRY_POINT_GROUP, HookSpecs
+from mp_plugins.hookspecs import ENTRY_POINT_GROUP, REGISTRY_KINDS, HookSpecs
 from mp_plugins.registry import Registry
 
 __all__ = ["create_plugin_manager", "load_registry"]
-
-_HOOK_PREFIX = "mp_register_"
 
 
 def create_plugin_manager(*, load_entry_points: bool = True) -> pluggy.PluginManager:
@@ -41,13 +39,13 @@ def load_registry(kind: str, manager: pluggy.PluginManager | None = None) -> Reg
         kind: ``"token_pruners"``, ``"index_adapters"``, ...: the rest of a hook's name.
         manager: the manager to ask; a fresh one by default.
     """
-    hook = getattr(HookSpecs, _HOOK_PREFIX + kind, None)
-    if hook is None:
-        kinds = [name.removeprefix(_HOOK_PREFIX) for name in vars(HookSpecs) if name.startswith(_HOOK_PREFIX)]
-        raise argument_error("kind", "must name a registry", repr(kind), f"use one of {', '.join(sorted(kinds))}")
-    registry: Registry[Any] = Registry(kind.replace("_", " ").removesuffix("s"))
+    if kind not in REGISTRY_KINDS:
+        raise argument_error(
+            "kind", "must name a registry", repr(kind), f"use one of {', '.join(sorted(REGISTRY_KINDS))}"
+        )
+    registry: Registry[Any] = Registry(REGISTRY_KINDS[kind])
     manager = manager or create_plugin_manager()
-    getattr(manager.hook, _HOOK_PREFIX + kind)(registry=registry)
+    getattr(manager.hook, f"mp_register_{kind}")(registry=registry)
     return registry
 
 

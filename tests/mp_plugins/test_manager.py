@@ -4,7 +4,8 @@ import pluggy
 import pytest
 
 import mp_plugins
-from mp_plugins import ArgumentError, PluginError, create_plugin_manager, load_registry
+from mp_plugins import ArgumentError, HookSpecs, PluginError, create_plugin_manager, load_registry
+from mp_plugins.hookspecs import REGISTRY_KINDS
 
 
 class StrangersPlugin:
@@ -63,3 +64,8 @@ def test_hook_arguments_are_checked():
     manager = create_plugin_manager(load_entry_points=False)
     with pytest.raises(pluggy.PluginValidationError, match="table"):
         manager.register(WrongArgument())
+
+
+def test_every_hook_has_a_registry_and_every_registry_a_hook():
+    hooks = {name.removeprefix("mp_register_") for name in vars(HookSpecs) if name.startswith("mp_register_")}
+    assert hooks == set(REGISTRY_KINDS)
