@@ -20,7 +20,12 @@ class ModelFamily(abc.ABC):
 
     Hidden states are ``[..., hidden_size]`` with any leading axes: packed ``[T, hidden_size]`` or padded
     ``[batch, seq, hidden_size]``. ``layer`` is one element of :meth:`layers`.
+
+    Attributes:
+        head_prefixes: how the names of the parameters start that a checkpoint without this task has not trained.
     """
+
+    head_prefixes: tuple[str, ...]
 
     @abc.abstractmethod
     def embed(self, backbone: nn.Module, **inputs: Tensor | None) -> Tensor:
@@ -57,6 +62,8 @@ class ModelFamily(abc.ABC):
 
 class BertFamily(ModelFamily):
     """BERT: post-layer-norm encoder under ``encoder.layer``, absolute positions, pooler on [CLS]."""
+
+    head_prefixes = ("bert.pooler.", "classifier.")
 
     def embed(self, backbone: Any, **inputs: Tensor | None) -> Tensor:
         """See :meth:`ModelFamily.embed`."""

@@ -34,7 +34,7 @@ _SHARED: Mapping[str, Any] = MappingProxyType(
 RECIPE: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         # Small batches, because a few thousand texts in large ones are too few steps to fine-tune with.
-        "finetune": {"num_train_epochs": 1.5, "learning_rate": 2e-4, "per_device_train_batch_size": 8},
+        "finetune": {"num_train_epochs": 1, "learning_rate": 3e-4, "per_device_train_batch_size": 8},
         # Masked execution pads, so batches of like length are worth the order that they lose.
         "soft": {"num_train_epochs": 0.4, "learning_rate": 5e-5, "train_sampling_strategy": "group_by_length"},
         "hard": {"num_train_epochs": 0.4, "learning_rate": 5e-5},
@@ -48,6 +48,10 @@ RECIPE: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 """Arguments of :class:`transformers.TrainingArguments` by stage."""
+
+
+# On 700 texts of Reuters R8, one epoch: 0.95 correct instead of 0.85 at the backbone's rate.
+_TRAINER_OPTIONS: Mapping[str, Any] = MappingProxyType({"head_learning_rate": 2e-3})
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ def run_stages(
             args=arguments,
             stage=stage,
             train_dataset=train_dataset,
-            **trainer_options,
+            **{**_TRAINER_OPTIONS, **trainer_options},
             **trainer_arguments,
         )
         start = time.perf_counter()

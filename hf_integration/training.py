@@ -43,6 +43,8 @@ class MagicPyramidTrainer(Trainer):
     Args:
         *args: as for :class:`transformers.Trainer`.
         stage: one of the four.
+        head_learning_rate: of the pooler and the classifier in ``finetune``, which start untrained and lag behind at
+            the backbone's; the same as the backbone's by default.
         threshold_learning_rate: of the keep thresholds; their scale is that of the importance, 1 on average.
         keep_penalty: weight of the share of tokens kept, mean over pruning layers and samples, in the loss of
             ``soft``.
@@ -59,6 +61,7 @@ class MagicPyramidTrainer(Trainer):
         self,
         *args: Any,
         stage: str = "finetune",
+        head_learning_rate: float | None = None,
         threshold_learning_rate: float = 0.02,
         keep_penalty: float = 0.1,
         soft_temperature: float = 0.1,
@@ -68,6 +71,8 @@ class MagicPyramidTrainer(Trainer):
     ) -> None:
         if stage not in STAGES:
             raise argument_error("stage", f"must be one of {', '.join(STAGES)}", repr(stage), "see MagicPyramidTrainer")
+        if head_learning_rate is not None:
+            _check_positive("head_learning_rate", head_learning_rate)
         _check_positive("threshold_learning_rate", threshold_learning_rate)
         _check_positive("soft_temperature", soft_temperature)
         _check_positive("distillation_temperature", distillation_temperature)
@@ -83,6 +88,7 @@ class MagicPyramidTrainer(Trainer):
                 "model", "must be a Magic Pyramid model", f"a {type(self.model).__name__}", "make one with attach()"
             )
         self.stage = stage
+        self.head_learning_rate = head_learning_rate
         self.threshold_learning_rate = threshold_learning_rate
         self.keep_penalty = keep_penalty
         self.soft_temperature = soft_temperature
@@ -99,23 +105,16 @@ class MagicPyramidTrainer(Trainer):
             return super().train(*args, **kwargs)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """Give the keep thresholds a group of their own: another learning rate, and no decay towards keeping all."""
+        """Give the keep thresholds, or the head, a group of their own with another learning rate."""
+        fresh = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
-        pruner = self.model.token_pruner
-        if self.stage != "soft" or pruner is None:
-            return optimizer
-        own = {id(parameter) for parameter in pruner.parameters()}
-        if not any(group.get("is_pruner") for group in optimizer.param_groups):
-            for group in optimizer.param_groups:
-                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
-            optimizer.add_param_group(
-                {
-                    "params": list(pruner.parameters()),
-                    "lr": self.threshold_learning_rate,
-                    "weight_decay": 0.0,
-                    "is_pruner": True,
-                }
-            )
+        if fresh and self.stage == "soft" and self.model.token_pruner is not None:
+            # Without decay, which would pull the thresholds towards keeping all.
+            _regroup(optimizer, list(self.model.token_pruner.parameters()), self.threshold_learning_rate, 0.0)
+        elif fresh and self.stage == "finetune" and self.head_learning_rate is not None:
+            prefixes = self.model.family.head_prefixes
+            head = [parameter for name, parameter in self.model.named_parameters() if name.startswith(prefixes)]
+            _regroup(optimizer, head, self.head_learning_rate, self.args.weight_decay)
         return optimizer
 
     def compute_loss(
@@ -206,6 +205,16 @@ class MagicPyramidTrainer(Trainer):
             self.cached_exits = None
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(frozen[name])
+
+
+def _regroup(optimizer: torch.optim.Optimizer, own: list[torch.nn.Parameter], rate: float, decay: float) -> None:
+    """Move the parameters ``own`` to a new last group of ``optimizer``; those that it does not train stay out."""
+    ids = {id(parameter) for parameter in own}
+    moved: list[torch.nn.Parameter] = []
+    for group in optimizer.param_groups:
+        moved += [parameter for parameter in group["params"] if id(parameter) in ids]
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in ids]
+    optimizer.add_param_group({"params": moved, "lr": rate, "weight_decay": decay})
 
 
 def _part_of(parameter_name: str) -> str:

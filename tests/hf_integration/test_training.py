@@ -95,8 +95,20 @@ def test_soft_moves_weights_and_thresholds_and_logs_what_is_kept(model, train):
     assert (model.token_pruner.keep_thresholds > 0.1).all()
     kept = [entry["kept"] for entry in trainer.state.log_history if "kept" in entry]
     assert kept[-1] < kept[0] <= 1
-    group = [group for group in trainer.optimizer.param_groups if group.get("is_pruner")]
-    assert [group["initial_lr"] for group in group] == [0.1]
+    own = trainer.optimizer.param_groups[-1]
+    assert (own["initial_lr"], own["weight_decay"]) == (0.1, 0.0)
+    assert own["params"] == list(model.token_pruner.parameters())
+
+
+def test_the_head_has_a_learning_rate_of_its_own(model, train):
+    trainer = train(model, "finetune", {"head_learning_rate": 0.02}, num_train_epochs=1)
+    own = trainer.optimizer.param_groups[-1]
+    assert own["initial_lr"] == 0.02
+    assert {id(parameter) for parameter in own["params"]} == {
+        id(parameter) for module in (model.bert.pooler, model.classifier) for parameter in module.parameters()
+    }
+    everything = [id(parameter) for group in trainer.optimizer.param_groups for parameter in group["params"]]
+    assert len(everything) == len(set(everything))
 
 
 def test_soft_without_a_penalty_does_not_raise_thresholds_by_itself(model, train):
@@ -221,6 +233,7 @@ def test_choosing_a_threshold_refuses_what_it_cannot_do(make_pyramid, make_batch
     ("options", "argument"),
     [
         ({"stage": "warm"}, "stage"),
+        ({"head_learning_rate": -1.0}, "head_learning_rate"),
         ({"threshold_learning_rate": 0.0}, "threshold_learning_rate"),
         ({"keep_penalty": -1.0}, "keep_penalty"),
         ({"soft_temperature": 0.0}, "soft_temperature"),
