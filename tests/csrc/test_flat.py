@@ -37,7 +37,7 @@ def test_search_equals_the_oracle(dim: int, metric: str, oracle: SimpleNamespace
     check(items, metric, queries, 10, oracle)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     n=st.integers(1, 70),

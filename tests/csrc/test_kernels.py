@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knn_adapters import _core
@@ -41,6 +41,7 @@ def test_dot_fits_32_bits_at_the_largest_dimension(level: str) -> None:
     np.testing.assert_array_equal(_core.dot_u8s8(codes, query, level=level), expected(codes, query))
 
 
+@settings(deadline=None)
 @given(data=st.data(), dim=st.integers(1, 130), n=st.integers(0, 9))
 def test_levels_agree(data: st.DataObject, dim: int, n: int) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))

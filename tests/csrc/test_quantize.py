@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knn_adapters import _core
@@ -55,6 +55,7 @@ def test_empty_input_gives_empty_output() -> None:
     assert _core.squared_norms(np.empty((0, 3), np.uint8), scale, offset).shape == (0,)
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), dim=st.integers(1, 130), exponent=st.integers(-30, 30))
 def test_fold_query_keeps_its_bounds(seed: int, dim: int, exponent: int) -> None:
     rng = np.random.default_rng(seed)
