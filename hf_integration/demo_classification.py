@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import statistics
+import tempfile
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +64,8 @@ class ClassificationPart:
         set_seed(context.seed)
         tokenizer = AutoTokenizer.from_pretrained(checkpoint_path())
         data = _load(context, tokenizer)
-        bert, pyramid, stages = _train(context, tokenizer, data)
+        with tempfile.TemporaryDirectory(prefix="magic-pyramid-") as folder:
+            bert, pyramid, stages = _train(context, tokenizer, data, folder)
         chosen = choose_exit_threshold(pyramid, data.held_out, max_drop=_MAX_DROP)
         pyramid.set_speed(exit_threshold=chosen.threshold)
         pyramid.save_pretrained(context.output_dir / "model")
@@ -94,17 +96,17 @@ def _tokenised(tokenizer: Any, documents: Documents, rows: Any, max_length: int)
     return [{"input_ids": tokens, "labels": documents.labels[row]} for row, tokens in zip(rows, ids, strict=True)]
 
 
-def _train(context: DemoContext, tokenizer: Any, data: _Data) -> tuple[Any, Any, list[StageReport]]:
+def _train(context: DemoContext, tokenizer: Any, data: _Data, folder: str) -> tuple[Any, Any, list[StageReport]]:
     """Return plain BERT as fine-tuned, the Magic Pyramid that goes on from it, and what each stage took."""
     names = dict(enumerate(data.label_names))
     bert = AutoModelForSequenceClassification.from_pretrained(
         checkpoint_path(), id2label=names, label2id={name: index for index, name in names.items()}
     )
-    # Half of the parameters are word vectors that a few thousand documents hardly change.
+    # Half of the parameters are word vectors that this few documents hardly change.
     bert.bert.embeddings.requires_grad_(False)
     pyramid = attach(bert)
     options: dict[str, Any] = {
-        "output_dir": context.output_dir / "training",
+        "output_dir": folder,
         "training_arguments": {stage: {"use_cpu": True} for stage in STAGES},
         "data_collator": DataCollatorWithPadding(tokenizer),
         "seed": context.seed,

