@@ -33,6 +33,8 @@ METRICS = {"angular": "cosine", "euclidean": "l2", "dot": "ip"}
 _HEADERS = {"angular": (4, None, 12), "euclidean": (8, 4, 16), "dot": (4, 12, 16)}
 """Offsets of the children, of the plane's bias and of the vector."""
 
+_METRIC_QUERIES = 4  # distances looked at, at most, to tell the metric
+
 
 @dataclass(frozen=True)
 class Nodes:
@@ -167,15 +169,31 @@ def detect_metric(index: Any) -> str:
     if not index.get_n_items() or not index.get_n_trees():
         received = f"{index.get_n_items()} items, {index.get_n_trees()} trees"
         raise argument_error("index", "must hold items and be built", received, "call add_item() and build() first")
-    query = np.random.default_rng(0).standard_normal(index.f)
-    ids, distances = index.get_nns_by_vector(query.tolist(), 1, include_distances=True)
-    expected = _distances(query, np.array(index.get_item_vector(ids[0]))) if ids else {}
-    for metric, distance in expected.items():
-        if np.isclose(distances[0], distance, rtol=1e-4, atol=1e-5):
-            if metric in METRICS:
-                return metric
-            raise UnsupportedError(f"an AnnoyIndex of metric {metric} cannot be wrapped: use {', '.join(METRICS)}")
-    raise UnsupportedError(f"the metric of the AnnoyIndex is not recognised: use {', '.join(METRICS)}")
+    metric = _matching_metric(index)
+    if metric is None:
+        raise UnsupportedError(f"the metric of the AnnoyIndex is not recognised: use {', '.join(METRICS)}")
+    if metric not in METRICS:
+        raise UnsupportedError(f"an AnnoyIndex of metric {metric} cannot be wrapped: use {', '.join(METRICS)}")
+    return metric
+
+
+def _matching_metric(index: Any) -> str | None:
+    """Return the metric under which the index's distances from some queries come out, ``None`` if there is none.
+
+    One query may fit several metrics, all of them if it is an item; in one dimension, euclidean and manhattan agree.
+    """
+    matching: list[str] = []
+    for seed in range(_METRIC_QUERIES):
+        query = np.random.default_rng((_METRIC_QUERIES, seed)).standard_normal(index.f)
+        ids, distances = index.get_nns_by_vector(query.tolist(), 1, include_distances=True)
+        if not ids:
+            return None
+        expected = _distances(query, np.array(index.get_item_vector(ids[0])))
+        known = matching or list(expected)
+        matching = [name for name in known if np.isclose(distances[0], expected[name], rtol=1e-4, atol=1e-5)]
+        if len(matching) <= 1:
+            break
+    return matching[0] if matching else None
 
 
 def _distances(query: npt.NDArray[np.float64], item: npt.NDArray[np.float64]) -> dict[str, float]:

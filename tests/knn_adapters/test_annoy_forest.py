@@ -2,6 +2,8 @@ import annoy
 import numpy as np
 import pytest
 
+import mp_plugins
+from knn_adapters import annoy_nodes
 from knn_adapters.annoy_forest import PLANE_ZERO_POINT, Forest
 from knn_adapters.annoy_nodes import detect_metric, opened_copy
 
@@ -70,3 +72,30 @@ def test_a_copy_that_cannot_be_written_is_reported(build, small, tmp_path, monke
     with pytest.raises(Exception, match="cannot be written"), opened_copy(index, "angular"):
         pass
     assert index.get_n_items() == len(small)
+
+
+@pytest.mark.parametrize("metric", ["angular", "euclidean", "dot"])
+def test_the_metric_is_told_when_the_first_query_asked_is_an_item(metric):
+    query = np.random.default_rng((annoy_nodes._METRIC_QUERIES, 0)).standard_normal(8)
+    index = annoy.AnnoyIndex(8, metric)
+    for item in range(50):
+        index.add_item(item, query.tolist())
+    index.build(2)
+    assert detect_metric(index) == metric
+
+
+def test_an_index_without_a_reachable_item_has_no_metric():
+    class Silent:
+        f = 4
+
+        def get_n_items(self):
+            return 1
+
+        def get_n_trees(self):
+            return 1
+
+        def get_nns_by_vector(self, *_, **__):
+            return [], []
+
+    with pytest.raises(mp_plugins.UnsupportedError, match="metric of the AnnoyIndex is not recognised"):
+        detect_metric(Silent())
