@@ -27,12 +27,32 @@ static bool has_avx2(void) {
     return (b & bit_AVX2) && has_state(0x6); /* XMM, YMM */
 }
 
+#if defined(MP_AVXVNNI)
+static bool has_avxvnni(void) {
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d))
+        return false;
+    return (a & 1u << 4) && has_avx2(); /* without AVX2 the kernels' other instructions are missing */
+}
+#endif
+
 static bool has_avx512vnni(void) {
     unsigned a, b, c, d;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d))
         return false;
     const unsigned wanted = bit_AVX512F | bit_AVX512BW | bit_AVX512VL;
     return (b & wanted) == wanted && (c & bit_AVX512VNNI) && has_state(0xE6); /* XMM, YMM, opmask, ZMM low and high */
+}
+#elif defined(MP_ARM64) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+
+static bool has_neondot(void) {
+    return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+}
+
+static bool has_neoni8mm(void) {
+    return getauxval(AT_HWCAP2) & HWCAP2_I8MM;
 }
 #endif
 
@@ -42,8 +62,17 @@ size_t mp_simd_available(const struct mp_kernels *levels[MP_MAX_LEVELS]) {
 #if defined(MP_X86)
     if (has_avx2())
         levels[count++] = &mp_kernels_avx2;
+#if defined(MP_AVXVNNI)
+    if (has_avxvnni())
+        levels[count++] = &mp_kernels_avxvnni;
+#endif
     if (has_avx512vnni())
         levels[count++] = &mp_kernels_avx512vnni;
+#elif defined(MP_ARM64) && defined(__linux__)
+    if (has_neondot())
+        levels[count++] = &mp_kernels_neondot;
+    if (has_neoni8mm())
+        levels[count++] = &mp_kernels_neoni8mm;
 #endif
     return count;
 }

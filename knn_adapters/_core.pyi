@@ -12,10 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 def simd_level() -> str:
-    """Return the level in use: ``"serial"``, ``"avx2"`` or ``"avx512vnni"``; ``MP_SIMD_LEVEL`` overrides the choice."""
+    """Return the level in use, ``MP_SIMD_LEVEL`` if that is set, else the last of :func:`simd_levels`."""
 
 def simd_levels() -> list[str]:
-    """Return every level that this machine runs, slowest first."""
+    """Return every level that this machine runs, slowest first.
+
+    ``"serial"``; on x86 ``"avx2"``, ``"avxvnni"``, ``"avx512vnni"``; on ARM ``"neondot"``, ``"neoni8mm"``.
+    """
 
 def dot_u8s8(codes: npt.NDArray[np.uint8], query: npt.NDArray[np.int8], level: str = ...) -> npt.NDArray[np.int32]:
     """Return the n integer dot products of codes ``(n, d)`` with one query ``(d,)``."""

@@ -49,7 +49,13 @@ struct mp_kernels {
 extern const struct mp_kernels mp_kernels_serial;
 #if defined(MP_X86)
 extern const struct mp_kernels mp_kernels_avx2;
+#if defined(MP_AVXVNNI) /* the compiler knows it */
+extern const struct mp_kernels mp_kernels_avxvnni;
+#endif
 extern const struct mp_kernels mp_kernels_avx512vnni;
+#elif defined(MP_ARM64)
+extern const struct mp_kernels mp_kernels_neondot;
+extern const struct mp_kernels mp_kernels_neoni8mm;
 #endif
 
 static inline size_t mp_round_up(size_t value, size_t multiple) {

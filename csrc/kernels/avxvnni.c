@@ -1,0 +1,114 @@
+/* AVX-VNNI: the 256-bit form of vpdpbusd, four u8 x s8 products added to an int32 lane without saturation, on machines
+ * without AVX-512 (VEX encoded, so nothing here needs its registers or masks). */
+#include "mp/kernels.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+/* Loaded at offset `bytes`, its last `bytes` lanes are set: keeps the end of a load that overlaps what was done. */
+static const uint8_t keep_last_[64] = {
+    [32] = 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+    255,        255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+};
+
+static inline __m256i load_code_(const uint8_t *code) {
+    return _mm256_loadu_si256((const __m256i *)(const void *)code);
+}
+
+static inline __m256i load_query_(const int8_t *query) {
+    return _mm256_loadu_si256((const __m256i *)(const void *)query);
+}
+
+/* The last 1..31 dimensions, from 32 bytes that end with the code and are zero before the tail. A code shorter than 32
+ * bytes has no such load and goes through a copy. `query` gets the matching 32 values. */
+static inline __m256i load_code_tail_(const uint8_t *code, size_t dim, size_t tail) {
+    if (dim < 32) {
+        uint8_t bytes[32] = {0};
+        memcpy(bytes, code, dim);
+        return load_code_(bytes);
+    }
+    return _mm256_and_si256(load_code_(code + dim - 32), load_code_(keep_last_ + tail));
+}
+
+static inline __m256i load_query_tail_(const int8_t *query, size_t dim) {
+    return load_query_(dim < 32 ? query : query + dim - 32);
+}
+
+/* The sums of four accumulators, in order. */
+static inline __m128i reduce4_(__m256i a, __m256i b, __m256i c, __m256i d) {
+    const __m256i abcd_i32x8 = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+    return _mm_add_epi32(_mm256_castsi256_si128(abcd_i32x8), _mm256_extracti128_si256(abcd_i32x8, 1));
+}
+
+MP_KERNEL(avxvnni)
+static int32_t mp_dot_u8s8_avxvnni(const uint8_t *code, const int8_t *query, size_t dim) {
+    __m256i even_i32x8 = _mm256_setzero_si256(), odd_i32x8 = even_i32x8;
+    size_t i = 0;
+    for (; i + 64 <= dim; i += 64) {
+        even_i32x8 = _mm256_dpbusd_avx_epi32(even_i32x8, load_code_(code + i), load_query_(query + i));
+        odd_i32x8 = _mm256_dpbusd_avx_epi32(odd_i32x8, load_code_(code + i + 32), load_query_(query + i + 32));
+    }
+    if (i + 32 <= dim) {
+        even_i32x8 = _mm256_dpbusd_avx_epi32(even_i32x8, load_code_(code + i), load_query_(query + i));
+        i += 32;
+    }
+    if (i < dim)
+        odd_i32x8 =
+            _mm256_dpbusd_avx_epi32(odd_i32x8, load_code_tail_(code, dim, dim - i), load_query_tail_(query, dim));
+    const __m256i sum_i32x8 = _mm256_add_epi32(even_i32x8, odd_i32x8);
+    return _mm_cvtsi128_si32(reduce4_(sum_i32x8, sum_i32x8, sum_i32x8, sum_i32x8));
+}
+
+MP_KERNEL(avxvnni)
+static void mp_dot4_u8s8_avxvnni(const uint8_t *const codes[4], const int8_t *query, size_t dim, int32_t dots[4]) {
+    __m256i sums_i32x8[4];
+    for (int c = 0; c < 4; c++)
+        sums_i32x8[c] = _mm256_setzero_si256();
+    size_t i = 0;
+    for (; i + 32 <= dim; i += 32) {
+        const __m256i query_s8x32 = load_query_(query + i);
+        for (int c = 0; c < 4; c++)
+            sums_i32x8[c] = _mm256_dpbusd_avx_epi32(sums_i32x8[c], load_code_(codes[c] + i), query_s8x32);
+    }
+    if (i < dim) {
+        const __m256i query_s8x32 = load_query_tail_(query, dim);
+        for (int c = 0; c < 4; c++) {
+            const __m256i code_u8x32 = load_code_tail_(codes[c], dim, dim - i);
+            sums_i32x8[c] = _mm256_dpbusd_avx_epi32(sums_i32x8[c], code_u8x32, query_s8x32);
+        }
+    }
+    _mm_storeu_si128((__m128i *)(void *)dots, reduce4_(sums_i32x8[0], sums_i32x8[1], sums_i32x8[2], sums_i32x8[3]));
+}
+
+/* A lane is an item, as at every level with vpdpbusd. 16 registers hold 2 queries x 4 groups of 8 items. */
+MP_KERNEL(avxvnni)
+static void mp_panel_u8s8_avxvnni(const uint8_t *panel, const int8_t *const queries[MP_PANEL_QUERIES], size_t dim,
+                                  int32_t *dots) {
+    for (size_t q = 0; q < MP_PANEL_QUERIES; q += 2) {
+        __m256i sums_i32x8[2][4];
+        for (int c = 0; c < 4; c++)
+            sums_i32x8[0][c] = sums_i32x8[1][c] = _mm256_setzero_si256();
+        for (size_t i = 0; i < dim; i += 4) {
+            int32_t bytes0, bytes1;
+            memcpy(&bytes0, queries[q] + i, 4);
+            memcpy(&bytes1, queries[q + 1] + i, 4);
+            for (int c = 0; c < 4; c++) {
+                const __m256i code_u8x32 = load_code_(panel + i * MP_PANEL_ITEMS + 32 * c);
+                sums_i32x8[0][c] = _mm256_dpbusd_avx_epi32(sums_i32x8[0][c], code_u8x32, _mm256_set1_epi32(bytes0));
+                sums_i32x8[1][c] = _mm256_dpbusd_avx_epi32(sums_i32x8[1][c], code_u8x32, _mm256_set1_epi32(bytes1));
+            }
+        }
+        for (int c = 0; c < 4; c++) {
+            int32_t *out = dots + q * MP_PANEL_ITEMS + 8 * c;
+            _mm256_storeu_si256((__m256i *)(void *)out, sums_i32x8[0][c]);
+            _mm256_storeu_si256((__m256i *)(void *)(out + MP_PANEL_ITEMS), sums_i32x8[1][c]);
+        }
+    }
+}
+
+const struct mp_kernels mp_kernels_avxvnni = {
+    .level = "avxvnni",
+    .dot = mp_dot_u8s8_avxvnni,
+    .dot4 = mp_dot4_u8s8_avxvnni,
+    .panel = mp_panel_u8s8_avxvnni,
+};

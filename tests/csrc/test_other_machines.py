@@ -1,0 +1,96 @@
+"""Kernels of machines that this one is not: compiled, and run by an emulator or looked at in disassembly."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from knn_adapters import _core
+
+DRIVER = Path(__file__).with_name("kernels_driver.c")
+CSRC = Path(__file__).parents[2] / "csrc"
+WARNINGS = ["-O3", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{CSRC / 'include'}"]
+ARM_FLAGS = {"neondot": "-march=armv8.2-a+dotprod", "neoni8mm": "-march=armv8.2-a+dotprod+i8mm"}
+
+# The EVEX form of the instruction computes the same; with it the kernels run on machines with AVX-512 VNNI.
+AS_EVEX = "#include <immintrin.h>\n#define _mm256_dpbusd_avx_epi32 _mm256_dpbusd_epi32\n"
+
+
+def need(*tools: str) -> None:
+    missing = [tool for tool in tools if not shutil.which(tool)]
+    if missing or not CSRC.is_dir():
+        pytest.skip(f"needs {', '.join(missing) or 'the sources'}")
+
+
+def run(*command: str | Path) -> str:
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def arm_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    need("aarch64-linux-gnu-gcc", "qemu-aarch64")
+    folder = tmp_path_factory.mktemp("arm")
+    objects = []
+    for level in ("serial", *ARM_FLAGS):
+        for source in sorted((CSRC / "kernels").glob(f"{level}*.c")):
+            objects.append(folder / f"{source.stem}.o")
+            flags = ARM_FLAGS.get(level, "-march=armv8-a")
+            run("aarch64-linux-gnu-gcc", *WARNINGS, flags, "-DMP_ARM64", "-c", source, "-o", objects[-1])
+    program = folder / "driver"
+    run(
+        "aarch64-linux-gnu-gcc", *WARNINGS, "-DMP_ARM64", "-static", DRIVER, CSRC / "simd.c", *objects, "-o", program
+    )  # fmt: skip
+    return program
+
+
+@pytest.mark.parametrize(
+    ("cpu", "levels"),
+    [
+        ("cortex-a53", ["serial"]),
+        ("neoverse-n1", ["serial", "neondot"]),
+        ("max", ["serial", "neondot", "neoni8mm"]),
+    ],
+)
+def test_arm_levels_equal_serial(arm_driver: Path, cpu: str, levels: list[str]) -> None:
+    """Each processor gets the levels that it has, and all of them agree with serial."""
+    assert run("qemu-aarch64", "-cpu", cpu, arm_driver).split() == levels
+
+
+def test_avxvnni_equals_serial(tmp_path: Path) -> None:
+    if "avx512vnni" not in _core.simd_levels():
+        pytest.skip("needs a machine with AVX-512 VNNI, whose instructions stand in")
+    need("gcc")
+    (tmp_path / "evex.h").write_text(AS_EVEX)
+    flags = [*WARNINGS, "-DMP_X86", "-DMP_AVXVNNI", "-DMP_DRIVER_LEVEL=mp_kernels_avxvnni"]
+    objects = []
+    for level in ("serial", "avxvnni"):
+        for source in sorted((CSRC / "kernels").glob(f"{level}*.c")):
+            objects.append(tmp_path / f"{source.stem}.o")
+            wide = (
+                ["-mavx2", "-mavx512vl", "-mavx512vnni", "-include", tmp_path / "evex.h"] if level != "serial" else []
+            )
+            run("gcc", *flags, *wide, "-c", source, "-o", objects[-1])
+    run("gcc", *flags, DRIVER, *objects, "-o", tmp_path / "driver")
+    assert run(tmp_path / "driver").split() == ["avxvnni"]
+
+
+def test_avxvnni_is_vex_encoded(tmp_path: Path) -> None:
+    """It is for machines without AVX-512: EVEX encodings, zmm registers and masks would be illegal there."""
+    if platform.machine().lower() not in {"x86_64", "amd64"}:
+        pytest.skip("needs an x86 compiler")
+    need("gcc", "objdump")
+    for source in sorted((CSRC / "kernels").glob("avxvnni*.c")):
+        compiled = tmp_path / f"{source.stem}.o"
+        run("gcc", *WARNINGS, "-DMP_X86", "-DMP_AVXVNNI", "-mavx2", "-mavxvnni", "-c", source, "-o", compiled)
+        listing = run("objdump", "--disassemble", compiled)
+        products = re.findall(r"^\s*[0-9a-f]+:\t((?:[0-9a-f]{2} )+)\s.*vpdpbusd", listing, re.MULTILINE)
+        assert len(products) >= 8
+        assert all(encoding.startswith("c4") for encoding in products)  # 62 would be EVEX
+        assert not re.search(r"%zmm|%k[0-7]|%[xy]mm(?:1[6-9]|2\d|3[01])\b", listing)
