@@ -24,7 +24,8 @@ def error_bound(quantizer, query, items):
     unit = _core.fold_query(query, quantizer.scale, quantizer.offset)[2]
     folding = 255 * quantizer.dim * unit / 2
     magnitude = np.abs(query).sum() * (np.abs(items).max() + 1) + (query**2).sum() + (items**2).sum(axis=1).max()
-    rounding = 16 * np.finfo(np.float32).eps * quantizer.dim * magnitude
+    # Squares of tiny values fall below what float32 holds, hence the absolute part.
+    rounding = 16 * np.finfo(np.float32).eps * quantizer.dim * magnitude + np.finfo(np.float32).tiny
     if quantizer.metric == "ip":
         return np.full(len(items), (np.abs(query) * scale).sum() / 2 + folding + rounding)
     return np.abs(query - items) @ scale + (scale**2).sum() / 4 + 2 * folding + rounding
