@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mp_plugins import missing_dependency
 
 if TYPE_CHECKING:
+    from hf_integration.calibration import CalibrationReport, calibrate
     from hf_integration.configuration_magic_pyramid import MagicPyramidConfig
     from hf_integration.early_exit import ConfidenceCriterion, EntropyCriterion, ExitCriterion
     from hf_integration.exit_selection import ExitThresholdChoice, choose_exit_threshold
@@ -24,6 +25,7 @@ __all__ = [
     "RECIPE",
     "AttentionPruner",
     "BertFamily",
+    "CalibrationReport",
     "ConfidenceCriterion",
     "EntropyCriterion",
     "ExitCriterion",
@@ -38,6 +40,7 @@ __all__ = [
     "TokenPruner",
     "attach",
     "baseline_flops",
+    "calibrate",
     "choose_exit_threshold",
     "detach",
     "install",
@@ -56,6 +59,7 @@ _MODULES = (
     "modeling_magic_pyramid",
     "registration",
     "exit_selection",
+    "calibration",
     "training",
     "recipe",
 )

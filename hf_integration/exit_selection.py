@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_integration.exit_training import CachedExits, collect_exit_states
+from hf_integration.configuration_magic_pyramid import is_regression
+from hf_integration.early_exit import should_exit
+from hf_integration.exit_training import collect_exit_states
 from hf_integration.flops import pyramid_flops
 from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
 from mp_plugins import UnsupportedError, argument_error
 
-__all__ = ["ExitThresholdChoice", "choose_exit_threshold"]
+__all__ = ["ExitThresholdChoice", "RecordedExits", "choose_exit_threshold", "record_exits"]
 
 # Thresholds tried: quantiles of the uncertainties that occur.
 _CANDIDATES = 512
@@ -39,7 +41,6 @@ class ExitThresholdChoice:
     mean_flops: float
 
 
-@torch.no_grad()
 def choose_exit_threshold(
     model: MagicPyramidForSequenceClassification, batches: Iterable[Mapping[str, Any]], *, max_drop: float
 ) -> ExitThresholdChoice:
@@ -58,72 +59,116 @@ def choose_exit_threshold(
     """
     if not 0 <= max_drop <= 1:
         raise argument_error("max_drop", "must be from 0 to 1", max_drop, "0.005 tolerates half a point")
-    if model.config.problem_type in ("regression", "multi_label_classification"):
-        raise UnsupportedError(f"exit thresholds are chosen for single labels, not for {model.config.problem_type}")
-    cached = collect_exit_states(model, batches, description="answers of every exit")
-    labels = cached.columns.get("labels")
-    if labels is None:
-        raise argument_error("batches", "must have `labels`", "none", "pass held-out data with labels")
-    answers = _Answers.of(model, cached)
-    full = float((answers.full == labels).double().mean())
-    candidates = torch.quantile(answers.uncertainty.flatten(), torch.linspace(0, 1, _CANDIDATES))
+    recorded = record_exits(model, batches, argument="batches")
+    full = recorded.full_accuracy
+    candidates = torch.quantile(recorded.uncertainty.flatten(), torch.linspace(0, 1, _CANDIDATES))
     chosen = 0.0
     for candidate in candidates.tolist():
         # The first miss ends the search: a lucky larger threshold would not hold on other data.
-        if answers.accuracy(candidate, labels) < full - max_drop:
+        if recorded.accuracy(candidate) < full - max_drop:
             break
         chosen = candidate
-    depth = answers.depth(chosen)
     return ExitThresholdChoice(
         threshold=chosen,
-        accuracy=answers.accuracy(chosen, labels),
+        accuracy=recorded.accuracy(chosen),
         full_accuracy=full,
-        mean_exit_layer=float(depth.double().mean()),
-        mean_flops=float(_flops(model, cached, depth).double().mean()),
+        mean_exit_layer=float(recorded.depth(chosen).double().mean()),
+        mean_flops=float(recorded.flops(chosen, model).double().mean()),
     )
 
 
 @dataclass(frozen=True)
-class _Answers:
-    """What every exit says.
+class RecordedExits:
+    """What every exit says about every sample, from which any threshold can be tried without the model.
 
     Attributes:
         uncertainty: float32 ``[N, exits]``.
         predicted: int64 ``[N, exits]``.
         full: int64 ``[N]``, of the last layer.
+        labels: int64 ``[N]``.
         depths: int64 ``[exits + 1]``, of the exits and of the last layer.
+        attended: int64 ``[N, layers]``, tokens that entered each layer.
+        kept: int64 ``[N, layers]``, tokens that pruning left after each layer.
     """
 
     uncertainty: Tensor
     predicted: Tensor
     full: Tensor
+    labels: Tensor
     depths: Tensor
+    attended: Tensor
+    kept: Tensor
 
-    @classmethod
-    def of(cls, model: MagicPyramidForSequenceClassification, cached: CachedExits) -> _Answers:
-        classifiers = model.internal_classifiers
-        logits = classifiers.every_depth(cached.columns["pooled"].to(model.device)).cpu()
-        depths = torch.tensor([*classifiers.depths, model.config.num_hidden_layers])
-        uncertainty = model.exit_criterion.uncertainty(logits.flatten(0, 1)).view(logits.shape[:2])
-        return cls(uncertainty, logits.argmax(-1), cached.columns["teacher_logits"].argmax(-1), depths)
+    @property
+    def full_accuracy(self) -> float:
+        """Accuracy of the last layer."""
+        return float((self.full == self.labels).double().mean())
 
     def first_exit(self, threshold: float) -> Tensor:
         """Return which exit each sample takes, int64 ``[N]``; the number of exits = none."""
-        leaves = torch.cat((self.uncertainty < threshold, torch.ones_like(self.full, dtype=torch.bool)[:, None]), dim=1)
-        return leaves.int().argmax(1)
+        leaves = should_exit(self.uncertainty, threshold)
+        stays = torch.ones_like(self.full, dtype=torch.bool)[:, None]
+        return torch.cat((leaves, stays), dim=1).int().argmax(1)
 
     def depth(self, threshold: float) -> Tensor:
+        """Return the layers run for each sample, int64 ``[N]``."""
         return self.depths[self.first_exit(threshold)]
 
-    def accuracy(self, threshold: float, labels: Tensor) -> float:
-        answers = torch.cat((self.predicted, self.full[:, None]), dim=1)
-        taken = answers.gather(1, self.first_exit(threshold)[:, None]).squeeze(1)
-        return float((taken == labels).double().mean())
+    def answers(self, threshold: float) -> Tensor:
+        """Return the class predicted for each sample, int64 ``[N]``."""
+        every = torch.cat((self.predicted, self.full[:, None]), dim=1)
+        return every.gather(1, self.first_exit(threshold)[:, None]).squeeze(1)
+
+    def accuracy(self, threshold: float) -> float:
+        """Return the share of right answers."""
+        return float((self.answers(threshold) == self.labels).double().mean())
+
+    def flops(self, threshold: float, model: MagicPyramidForSequenceClassification) -> Tensor:
+        """Return what each sample costs, float32 ``[N]``; see :mod:`hf_integration.flops`."""
+        ran = torch.arange(self.attended.shape[1]) < self.depth(threshold)[:, None]
+        exits = model.internal_classifiers.depths if threshold > 0 else ()
+        return pyramid_flops(self.attended * ran, self.kept * ran, self.attended[:, 0], exits, model.config)
 
 
-def _flops(model: MagicPyramidForSequenceClassification, cached: CachedExits, depth: Tensor) -> Tensor:
-    """Return what samples cost that leave at ``depth`` (int64 ``[N]``), float32 ``[N]``."""
-    attended, kept = cached.columns["attended"], cached.columns["kept"]
-    ran = torch.arange(attended.shape[1]) < depth[:, None]
-    exits = model.internal_classifiers.depths
-    return pyramid_flops(attended * ran, kept * ran, attended[:, 0], exits, model.config)
+@torch.no_grad()
+def record_exits(
+    model: MagicPyramidForSequenceClassification, batches: Iterable[Mapping[str, Any]], *, argument: str
+) -> RecordedExits:
+    """Run all layers over ``batches`` once and return what every exit says.
+
+    Args:
+        model: a single-label classifier; it is not changed.
+        batches: with ``labels``.
+        argument: what the caller's user knows ``batches`` by, for messages.
+
+    Raises:
+        mp_plugins.ArgumentError: there are no labels, or one is out of range.
+        mp_plugins.UnsupportedError: the model is not a single-label classifier.
+    """
+    config = model.config
+    if is_regression(config) or config.problem_type == "multi_label_classification":
+        kind = config.problem_type or "regression"
+        raise UnsupportedError(f"exit thresholds are chosen for single labels, not for {kind}")
+    columns = collect_exit_states(model, batches, description="answers of every exit").columns
+    labels = columns.get("labels")
+    if labels is None:
+        raise argument_error(argument, "must have `labels`", "none", "pass held-out data with labels")
+    labels = labels.flatten()
+    if labels.is_floating_point() or not bool(((labels >= 0) & (labels < config.num_labels)).all()):
+        raise argument_error(
+            argument,
+            f"must have integer labels from 0 to {config.num_labels - 1}",
+            f"{labels.dtype} from {labels.min().item()} to {labels.max().item()}",
+            "leave out samples without a label",
+        )
+    classifiers = model.internal_classifiers
+    logits = classifiers.every_depth(columns["pooled"].to(model.device)).cpu()
+    return RecordedExits(
+        uncertainty=model.exit_criterion.uncertainty(logits.flatten(0, 1)).view(logits.shape[:2]),
+        predicted=logits.argmax(-1),
+        full=columns["teacher_logits"].argmax(-1),
+        labels=labels,
+        depths=torch.tensor([*classifiers.depths, config.num_hidden_layers]),
+        attended=columns["attended"],
+        kept=columns["kept"],
+    )
