@@ -74,11 +74,30 @@ static bool search_single(struct search *search, struct mp_scratch *scratch, siz
         !mp_reserve(&scratch->ranks, mp_topk_capacity(search->keep) * sizeof(uint64_t)))
         return false;
     mp_place_query(&query, scratch->query.data, 0, items->dim);
-    mp_fold_query(search->queries + row * items->dim, items->dim, items->scale, items->offset, &query);
+    mp_fold_for(items, search->queries + row * items->dim, &query);
     mp_topk_begin(&topk, scratch->ranks.data, search->keep);
     scan(items, &query, &topk);
     finish(search, &query, &topk, row);
     return true;
+}
+
+/* Four dimensions of a packed code, a byte each: halves spread first to every other byte, then to every byte. */
+static inline void unpack4(const uint8_t *code, size_t size, uint8_t lane[4]) {
+    const uint32_t pair = code[0] | (uint32_t)(size > 1 ? code[1] : 0) << 8;
+    const uint32_t bytes = (pair | pair << 8) & 0x00FF00FF;
+    const uint32_t halves = (bytes | bytes << 4) & 0x0F0F0F0F;
+    for (size_t j = 0; j < 4; j++)
+        lane[j] = (uint8_t)(halves >> 8 * j);
+}
+
+static void build_packed_panel(const struct mp_items *items, size_t first, size_t count, uint8_t *panel) {
+    const size_t size = mp_code_bytes(items);
+    for (size_t item = 0; item < count; item++) {
+        const uint8_t *code = mp_item_code(items, first + item);
+        uint8_t *lane = panel + 4 * item;
+        for (size_t i = 0; i < size; i += 2)
+            unpack4(code + i, size - i, lane + 2 * i * MP_PANEL_ITEMS);
+    }
 }
 
 /* Interleaves up to MP_PANEL_ITEMS codes, see kernels.h. */
@@ -86,6 +105,10 @@ static void build_panel(const struct mp_items *items, size_t first, size_t count
     const size_t whole = items->dim / 4 * 4, tail = items->dim - whole;
     if (count < MP_PANEL_ITEMS) /* the last panel: lanes without an item are scored too, and dropped */
         memset(panel, 0, mp_round_up(items->dim, 4) * MP_PANEL_ITEMS);
+    if (items->bits == 4) {
+        build_packed_panel(items, first, count, panel);
+        return;
+    }
     for (size_t item = 0; item < count; item++) {
         const uint8_t *code = mp_item_code(items, first + item);
         uint8_t *lane = panel + 4 * item;
@@ -119,8 +142,8 @@ static void score_panel(const struct mp_items *items, const struct panel *panel,
     float keys[MP_PANEL_ITEMS];
     const int8_t *highs[MP_PANEL_QUERIES];
     for (size_t q = 0; q < MP_PANEL_QUERIES; q++)
-        highs[q] = queries[q < n_queries ? q : 0].high;
-    items->kernels->panel(panel->codes, highs, items->dim, dots);
+        highs[q] = queries[q < n_queries ? q : 0].natural_high;
+    items->byte_kernels->panel(panel->codes, highs, items->dim, dots);
     for (size_t q = 0; q < n_queries; q++) {
         /* All keys of the panel, those behind the last item included: a fixed length makes vector code. */
         fill_keys(mp_key_weight(items, &queries[q]), panel->norms, MP_PANEL_ITEMS, dots + q * MP_PANEL_ITEMS, keys);
@@ -146,7 +169,7 @@ static bool search_batch(struct search *search, struct mp_scratch *scratch, size
     uint64_t *ranks = scratch->ranks.data;
     for (size_t q = 0; q < batch; q++) {
         mp_place_query(&queries[q], scratch->query.data, q, items->dim);
-        mp_fold_query(search->queries + (begin + q) * items->dim, items->dim, items->scale, items->offset, &queries[q]);
+        mp_fold_for(items, search->queries + (begin + q) * items->dim, &queries[q]);
         mp_topk_begin(&topks[q], ranks + q * mp_topk_capacity(search->keep), search->keep);
     }
     float norms[MP_PANEL_ITEMS] = {0};

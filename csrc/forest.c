@@ -96,8 +96,8 @@ static float plane_margin(const struct walk *walk, size_t plane) {
     const struct mp_forest *forest = walk->forest;
     const size_t dim = forest->items.dim;
     const uint8_t *code = forest->plane_codes + plane * dim;
-    const int32_t high = forest->items.kernels->dot(code, walk->plane_query.high, dim);
-    const int32_t low = forest->items.kernels->dot(code, walk->plane_query.low, dim);
+    const int32_t high = forest->items.byte_kernels->dot(code, walk->plane_query.high, dim);
+    const int32_t low = forest->items.byte_kernels->dot(code, walk->plane_query.low, dim);
     const double product = walk->plane_query.unit * (256.0 * high + low - walk->plane_zero);
     return (float)(forest->plane_bias[plane] + forest->plane_scale[plane] * product);
 }
@@ -186,7 +186,7 @@ static bool search_row(const struct search *search, struct mp_scratch *scratch, 
     walk.queue.ranks = scratch->heap.data;
     mp_place_query(&walk.query, scratch->query.data, 0, items->dim);
     mp_place_query(&walk.plane_query, scratch->query.data, 1, items->dim);
-    mp_fold_query(vector, items->dim, items->scale, items->offset, &walk.query);
+    mp_fold_for(items, vector, &walk.query);
     fold_plane_query(&walk, vector, items->dim, scratch->panel.data, (float *)scratch->panel.data + items->dim);
     mp_topk_begin(&topk, scratch->ranks.data, keep);
     collect(&walk, search->search_k);

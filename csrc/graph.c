@@ -169,7 +169,7 @@ static void search_row(const struct search *search, struct walk *walk, struct mp
                        size_t row) {
     const struct mp_items *items = &search->graph->items;
     struct pool pool = {.ranks = ranks, .capacity = search->ef};
-    mp_fold_query(search->queries + row * items->dim, items->dim, items->scale, items->offset, query);
+    mp_fold_for(items, search->queries + row * items->dim, query);
     walk->weight = mp_key_weight(items, query);
     size_t count = 0;
     if (items->n > 0) {

@@ -133,12 +133,12 @@ static struct mp_status pack_upper(struct mp_packed *packed, const struct mp_hns
 static struct mp_status pack_records(struct mp_graph *graph, struct mp_packed *packed,
                                      const struct mp_hnsw_arrays *arrays) {
     struct mp_items *items = &graph->items;
-    const size_t norm_at = mp_round_up(items->dim, 4);
+    const size_t norm_at = mp_round_up(mp_code_bytes(items), 4);
     const size_t links_at = norm_at + (items->norms ? sizeof(float) : 0);
     const size_t stride = packed->records_size / (items->n ? items->n : 1);
     for (size_t i = 0; i < items->n; i++) {
         uint8_t *record = (uint8_t *)packed->records + i * stride;
-        memcpy(record, mp_item_code(items, i), items->dim);
+        memcpy(record, mp_item_code(items, i), mp_code_bytes(items));
         if (items->norms)
             memcpy(record + norm_at, items->norms + i * items->norm_stride, sizeof(float));
         const uint32_t *block = arrays->level0 + i * (1 + arrays->max_links0);
@@ -172,7 +172,8 @@ struct mp_status mp_graph_pack(struct mp_graph *graph, struct mp_packed *packed,
         status = check_levels(graph, arrays, &n_blocks);
     if (status.code != MP_OK || n == 0)
         return status;
-    const size_t content = mp_round_up(items->dim, 4) + (items->norms ? sizeof(float) : 0) + 4 * arrays->max_links0;
+    const size_t content =
+        mp_round_up(mp_code_bytes(items), 4) + (items->norms ? sizeof(float) : 0) + 4 * arrays->max_links0;
     packed->records_size = n * mp_round_up(content, MP_ALIGN);
     packed->records = mp_block_alloc(packed->records_size);
     packed->upper_start = malloc(n * sizeof(uint32_t));

@@ -2,6 +2,24 @@
 
 #include <math.h>
 
+void mp_fold_for(const struct mp_items *items, const float *vector, struct mp_query *query) {
+    struct mp_query natural = *query;
+    if (items->bits == 4) {
+        natural.high = query->natural_high;
+        natural.low = query->natural_low;
+    }
+    mp_fold_query(vector, items->dim, items->scale, items->offset, &natural);
+    query->unit = natural.unit;
+    query->bias = natural.bias;
+    query->sqnorm = natural.sqnorm;
+    query->natural_high = natural.high;
+    query->natural_low = natural.low;
+    if (items->bits == 4) {
+        mp_split_planes(natural.high, items->dim, query->high);
+        mp_split_planes(natural.low, items->dim, query->low);
+    }
+}
+
 size_t mp_n_rescored(size_t k, size_t n) {
     if (k >= n)
         return n;

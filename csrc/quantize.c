@@ -5,6 +5,8 @@
 #include <math.h>
 #include <string.h>
 
+#define PACKED 64 /* values at a time between bytes and packed codes */
+
 /* Nearest integer, ties to even, for |x| < 2^22: the addition leaves no bits for the fraction, and the integer is read
  * from the low bits of the sum. Unlike lrintf it vectorises. */
 static inline int32_t round_to_int(float x) {
@@ -14,18 +16,34 @@ static inline int32_t round_to_int(float x) {
     return bits - 0x4B400000;
 }
 
+/* `most` is the largest code. */
+static inline void encode_values(const float *vector, size_t count, const float *scale, const float *offset, float most,
+                                 uint8_t *code) {
+    for (size_t i = 0; i < count; i++) {
+        /* Dividing, not multiplying by 1 / scale: the quotient must be the correctly rounded one. Clamping first
+         * changes nothing, because the bounds are integers, and keeps the conversion in range. A scale of 0 is
+         * masked out at the end: a branch here would keep the loop from being vectorised. */
+        float step = (vector[i] - offset[i]) / scale[i];
+        step = step > 0 ? step : 0;
+        step = step < most ? step : most;
+        code[i] = (uint8_t)(round_to_int(step) & -(scale[i] > 0));
+    }
+}
+
 void mp_encode(const float *vectors, size_t n, size_t dim, const float *scale, const float *offset, uint8_t *codes) {
+    for (size_t row = 0; row < n; row++)
+        encode_values(vectors + row * dim, dim, scale, offset, 255, codes + row * dim);
+}
+
+void mp_encode4(const float *vectors, size_t n, size_t dim, const float *scale, const float *offset, uint8_t *codes) {
+    const size_t size = (dim + 1) / 2;
     for (size_t row = 0; row < n; row++) {
-        const float *vector = vectors + row * dim;
-        uint8_t *code = codes + row * dim;
-        for (size_t i = 0; i < dim; i++) {
-            /* Dividing, not multiplying by 1 / scale: the quotient must be the correctly rounded one. Clamping first
-             * changes nothing, because the bounds are integers, and keeps the conversion in range. A scale of 0 is
-             * masked out at the end: a branch here would keep the loop from being vectorised. */
-            float step = (vector[i] - offset[i]) / scale[i];
-            step = step > 0 ? step : 0;
-            step = step < 255 ? step : 255;
-            code[i] = (uint8_t)(round_to_int(step) & -(scale[i] > 0));
+        for (size_t i = 0; i < dim; i += PACKED) {
+            uint8_t values[PACKED] = {0};
+            const size_t count = dim - i < PACKED ? dim - i : PACKED;
+            encode_values(vectors + row * dim + i, count, scale + i, offset + i, 15, values);
+            for (size_t j = 0; j < (count + 1) / 2; j++)
+                codes[row * size + i / 2 + j] = (uint8_t)(values[2 * j] | values[2 * j + 1] << 4);
         }
     }
 }
@@ -37,6 +55,18 @@ void mp_decode(const uint8_t *codes, size_t n, size_t dim, const float *scale, c
     }
 }
 
+static inline uint8_t unpacked(const uint8_t *code, size_t i) {
+    return code[i / 2] >> (i % 2 * 4) & 15;
+}
+
+void mp_decode4(const uint8_t *codes, size_t n, size_t dim, const float *scale, const float *offset, float *vectors) {
+    for (size_t row = 0; row < n; row++) {
+        const uint8_t *code = codes + row * ((dim + 1) / 2);
+        for (size_t i = 0; i < dim; i++)
+            vectors[row * dim + i] = offset[i] + scale[i] * (float)unpacked(code, i);
+    }
+}
+
 void mp_squared_norms(const uint8_t *codes, size_t n, size_t dim, const float *scale, const float *offset,
                       float *norms) {
     for (size_t row = 0; row < n; row++) {
@@ -44,6 +74,19 @@ void mp_squared_norms(const uint8_t *codes, size_t n, size_t dim, const float *s
         double sums[4] = {0}; /* four chains: one alone waits for the latency of each addition */
         for (size_t i = 0; i < dim; i++) {
             const double x = (double)offset[i] + (double)scale[i] * code[i];
+            sums[i % 4] += x * x;
+        }
+        norms[row] = (float)(sums[0] + sums[1] + (sums[2] + sums[3]));
+    }
+}
+
+void mp_squared_norms4(const uint8_t *codes, size_t n, size_t dim, const float *scale, const float *offset,
+                       float *norms) {
+    for (size_t row = 0; row < n; row++) {
+        const uint8_t *code = codes + row * ((dim + 1) / 2);
+        double sums[4] = {0};
+        for (size_t i = 0; i < dim; i++) {
+            const double x = (double)offset[i] + (double)scale[i] * unpacked(code, i);
             sums[i % 4] += x * x;
         }
         norms[row] = (float)(sums[0] + sums[1] + (sums[2] + sums[3]));
@@ -103,4 +146,17 @@ void mp_fold_query(const float *vector, size_t dim, const float *scale, const fl
     const size_t padding = mp_round_up(dim, MP_ALIGN) - dim;
     memset(high + dim, 0, padding);
     memset(low + dim, 0, padding);
+}
+
+void mp_split_planes(const int8_t *values, size_t dim, int8_t *planes) {
+    int8_t *restrict even = planes, *restrict odd = planes + mp_plane_bytes(dim);
+    const size_t n_even = (dim + 1) / 2, n_odd = dim / 2;
+    for (size_t i = 0; i < n_odd; i++) {
+        even[i] = values[2 * i];
+        odd[i] = values[2 * i + 1];
+    }
+    if (n_even > n_odd)
+        even[n_odd] = values[dim - 1];
+    memset(even + n_even, 0, mp_plane_bytes(dim) - n_even);
+    memset(odd + n_odd, 0, mp_plane_bytes(dim) - n_odd);
 }

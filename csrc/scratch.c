@@ -59,12 +59,15 @@ void mp_scratch_give(struct mp_scratch_pool *pool, struct mp_scratch *scratch) {
 }
 
 size_t mp_query_bytes(size_t dim) {
-    return 2 * mp_round_up(dim, MP_ALIGN);
+    return 4 * mp_round_up(dim, 2 * MP_ALIGN); /* two parts, each in two orders, of two planes at most */
 }
 
 void mp_place_query(struct mp_query *query, void *slots, size_t slot, size_t dim) {
+    const size_t size = mp_round_up(dim, 2 * MP_ALIGN);
     query->high = (int8_t *)slots + slot * mp_query_bytes(dim);
-    query->low = query->high + mp_round_up(dim, MP_ALIGN);
+    query->low = query->high + size;
+    query->natural_high = query->low + size;
+    query->natural_low = query->natural_high + size;
 }
 
 bool mp_visited_begin(struct mp_scratch *scratch, size_t n) {

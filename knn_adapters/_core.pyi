@@ -1,11 +1,12 @@
 """Typed stub of the compiled core (sources in ``csrc``).
 
 Shapes: n items, q queries, d dimensions. ``uint8`` codes decode to ``offset + scale * code`` (``float32`` arrays of
-length d; fill them with one value for a uniform quantizer). Every search returns ``(distances, ids)`` of shape
-``(q, k)``, ``float32`` and ``int64``: squared Euclidean distance, ascending, for ``"l2"``; inner product, descending,
-for ``"ip"``; slots that could not be filled hold id -1 and +inf (``"l2"``) or -inf (``"ip"``). Searches release the
-GIL and may run in several threads at once. Arrays given to a constructor are kept alive and read in place; they must be
-C-contiguous, and changing them later changes the answers.
+length d; fill them with one value for a uniform quantizer). With ``bits=4`` codes are 0..15, packed two a byte, the
+even dimension in the low half: ``(n, (d + 1) // 2)`` where ``(n, d)`` is written here; 8 is the default. Every search
+returns ``(distances, ids)`` of shape ``(q, k)``, ``float32`` and ``int64``: squared Euclidean distance, ascending, for
+``"l2"``; inner product, descending, for ``"ip"``; slots that could not be filled hold id -1 and +inf (``"l2"``) or -inf
+(``"ip"``). Searches release the GIL and may run in several threads at once. Arrays given to a constructor are kept
+alive and read in place; they must be C-contiguous, and changing them later changes the answers.
 """
 
 import numpy as np
@@ -23,18 +24,21 @@ def simd_levels() -> list[str]:
 def dot_u8s8(codes: npt.NDArray[np.uint8], query: npt.NDArray[np.int8], level: str = ...) -> npt.NDArray[np.int32]:
     """Return the n integer dot products of codes ``(n, d)`` with one query ``(d,)``."""
 
+def dot_u4s8(codes: npt.NDArray[np.uint8], query: npt.NDArray[np.int8], level: str = ...) -> npt.NDArray[np.int32]:
+    """Return the n integer dot products of packed codes ``(n, (d + 1) // 2)`` with one query ``(d,)``."""
+
 def encode(
-    vectors: npt.NDArray[np.float32], scale: npt.NDArray[np.float32], offset: npt.NDArray[np.float32]
+    vectors: npt.NDArray[np.float32], scale: npt.NDArray[np.float32], offset: npt.NDArray[np.float32], bits: int = ...
 ) -> npt.NDArray[np.uint8]:
-    """Return codes ``(n, d)``: ``round((x - offset) / scale)`` clamped to 0..255; 0 where ``scale`` is 0."""
+    """Return codes: ``round((x - offset) / scale)`` clamped to 0..255 or 0..15; 0 where ``scale`` is 0."""
 
 def decode(
-    codes: npt.NDArray[np.uint8], scale: npt.NDArray[np.float32], offset: npt.NDArray[np.float32]
+    codes: npt.NDArray[np.uint8], scale: npt.NDArray[np.float32], offset: npt.NDArray[np.float32], bits: int = ...
 ) -> npt.NDArray[np.float32]:
     """Return ``offset + scale * code``, ``(n, d)``."""
 
 def squared_norms(
-    codes: npt.NDArray[np.uint8], scale: npt.NDArray[np.float32], offset: npt.NDArray[np.float32]
+    codes: npt.NDArray[np.uint8], scale: npt.NDArray[np.float32], offset: npt.NDArray[np.float32], bits: int = ...
 ) -> npt.NDArray[np.float32]:
     """Return the n squared norms of the decoded vectors."""
 
@@ -57,6 +61,7 @@ class FlatSearcher:
         offset: npt.NDArray[np.float32],
         metric: str,
         *,
+        bits: int = ...,
         level: str = ...,
     ) -> None: ...
     def search(
@@ -84,6 +89,7 @@ class LinkedGraphSearcher:
         offset: npt.NDArray[np.float32],
         metric: str,
         *,
+        bits: int = ...,
         level: str = ...,
     ) -> None: ...
     def search(
@@ -112,6 +118,7 @@ class PackedGraphSearcher:
         offset: npt.NDArray[np.float32],
         metric: str,
         *,
+        bits: int = ...,
         level: str = ...,
     ) -> None: ...
     def search(
@@ -153,6 +160,7 @@ class ForestSearcher:
         roots: npt.NDArray[np.int32],
         metric: str,
         *,
+        bits: int = ...,
         level: str = ...,
     ) -> None: ...
     def search(

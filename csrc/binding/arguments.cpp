@@ -161,12 +161,15 @@ Quantization::Quantization(nb::handle scale_object, nb::handle offset_object, si
 }
 
 Items::Items(nb::handle codes_object, nb::handle norms_object, nb::handle scale, nb::handle offset, const char *metric,
-             const char *level)
-    : codes(codes_object, "codes", "uint8", 2), quantization(scale, offset, checked_dim(codes.shape(1))), items{} {
+             int bits, const char *level)
+    : codes(codes_object, "codes", "uint8", 2), quantization(scale, offset, dim_of(codes, scale, checked_bits(bits))),
+      items{} {
     items.n = codes.shape(0);
-    items.dim = codes.shape(1);
+    items.bits = static_cast<size_t>(bits);
+    items.dim = quantization.scale.shape(0);
     items.metric = metric_of(metric);
-    items.kernels = find_kernels(level);
+    items.byte_kernels = find_kernels(level);
+    items.kernels = bits == 4 ? items.byte_kernels->u4 : items.byte_kernels;
     if (items.n > MP_MAX_ITEMS)
         fail("`codes` must have at most 2147483647 rows, got " + std::to_string(items.n) + ": split the index");
     if (items.metric == MP_METRIC_L2) {
@@ -178,7 +181,7 @@ Items::Items(nb::handle codes_object, nb::handle norms_object, nb::handle scale,
         items.norm_stride = sizeof(float);
     }
     items.codes = codes.as<uint8_t>();
-    items.code_stride = items.dim;
+    items.code_stride = mp_code_bytes(&items);
     items.scale = quantization.scale.as<float>();
     items.offset = quantization.offset.as<float>();
 }
@@ -188,6 +191,23 @@ const mp_kernels *find_kernels(const char *level) {
         return named_kernels(level, "level", "use \"auto\" to get the best one");
     static const mp_kernels *const chosen = default_kernels(); // once; tried again if it threw
     return chosen;
+}
+
+size_t checked_bits(int bits) {
+    if (bits != 8 && bits != 4)
+        fail("`bits` must be 8 or 4, got " + std::to_string(bits) + ": pass the width that the codes have");
+    return static_cast<size_t>(bits);
+}
+
+size_t dim_of(const Array &codes, nb::handle scale, size_t bits) {
+    if (bits == 8)
+        return checked_dim(codes.shape(1));
+    const size_t dim = checked_dim(Array(scale, "scale", "float32", 1).shape(0));
+    if (codes.shape(1) != (dim + 1) / 2)
+        fail("`codes` of 4 bits must have " + std::to_string((dim + 1) / 2) + " columns, half of the dimension " +
+             std::to_string(dim) + " of `scale`, got " + std::to_string(codes.shape(1)) +
+             ": pass the result of encode with bits=4");
+    return dim;
 }
 
 size_t checked_dim(size_t dim) {

@@ -52,7 +52,7 @@ struct Items {
     Array codes, norms;
     Quantization quantization;
     mp_items items;
-    Items(nb::handle codes, nb::handle norms, nb::handle scale, nb::handle offset, const char *metric,
+    Items(nb::handle codes, nb::handle norms, nb::handle scale, nb::handle offset, const char *metric, int bits,
           const char *level);
 };
 
@@ -60,6 +60,11 @@ struct Items {
 const mp_kernels *find_kernels(const char *level);
 
 size_t checked_dim(size_t dim);
+// Refuses anything but 8 and 4.
+size_t checked_bits(int bits);
+// The dimension of codes (n, columns): the columns themselves, or for packed codes the length of `scale`, which they
+// must fit.
+size_t dim_of(const Array &codes, nb::handle scale, size_t bits);
 void require_length(const Array &array, const char *name, size_t expected, const char *meaning);
 int64_t at_least_one(int64_t value, const char *name, const char *meaning);
 

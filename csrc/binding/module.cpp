@@ -49,58 +49,78 @@ std::vector<std::string> simd_levels() {
     return names;
 }
 
-nb::object dot_u8s8(nb::handle codes_object, nb::handle query_object, const char *level) {
-    const Array codes(codes_object, "codes", "uint8", 2), query(query_object, "query", "int8", 1);
-    const size_t n = codes.shape(0), dim = checked_dim(codes.shape(1));
-    require_length(query, "query", dim, "the dimension of the codes");
-    const mp_kernels *kernels = find_kernels(level);
-    const QueryBuffer padded(dim);
-    std::memset(padded.query.high, 0, mp_query_bytes(dim));
-    std::memcpy(padded.query.high, query.as<int8_t>(), dim);
+// All products of `codes` with one query, by four where there are four. `padded` is in the kernels' order.
+nb::object all_dots(const Array &codes, const mp_kernels *kernels, const int8_t *padded, size_t dim) {
+    const size_t n = codes.shape(0), size = codes.shape(1);
     nb::object result = empty_array(nb::int_(n), "int32");
     Array out(result, "result", "int32", 1);
     nb::gil_scoped_release release;
     size_t i = 0;
-    for (const uint8_t *code = codes.as<uint8_t>(); i + 4 <= n; i += 4, code += 4 * dim) {
-        const uint8_t *const four[4] = {code, code + dim, code + 2 * dim, code + 3 * dim};
-        kernels->dot4(four, padded.query.high, dim, out.as_writable<int32_t>() + i);
+    for (const uint8_t *code = codes.as<uint8_t>(); i + 4 <= n; i += 4, code += 4 * size) {
+        const uint8_t *const four[4] = {code, code + size, code + 2 * size, code + 3 * size};
+        kernels->dot4(four, padded, dim, out.as_writable<int32_t>() + i);
     }
     for (; i < n; i++)
-        out.as_writable<int32_t>()[i] = kernels->dot(codes.as<uint8_t>() + i * dim, padded.query.high, dim);
+        out.as_writable<int32_t>()[i] = kernels->dot(codes.as<uint8_t>() + i * size, padded, dim);
     return result;
 }
 
-nb::object encode(nb::handle vectors_object, nb::handle scale, nb::handle offset) {
+nb::object dot_u8s8(nb::handle codes_object, nb::handle query_object, const char *level) {
+    const Array codes(codes_object, "codes", "uint8", 2), query(query_object, "query", "int8", 1);
+    const size_t dim = checked_dim(codes.shape(1));
+    require_length(query, "query", dim, "the dimension of the codes");
+    const QueryBuffer padded(dim);
+    std::memset(padded.query.high, 0, mp_query_bytes(dim));
+    std::memcpy(padded.query.high, query.as<int8_t>(), dim);
+    return all_dots(codes, find_kernels(level), padded.query.high, dim);
+}
+
+nb::object dot_u4s8(nb::handle codes_object, nb::handle query_object, const char *level) {
+    const Array codes(codes_object, "codes", "uint8", 2), query(query_object, "query", "int8", 1);
+    const size_t dim = checked_dim(query.shape(0));
+    if (codes.shape(1) != (dim + 1) / 2)
+        throw nb::value_error("`codes` must have a column for two dimensions of `query`: pass packed 4-bit codes");
+    const QueryBuffer padded(dim);
+    mp_split_planes(query.as<int8_t>(), dim, padded.query.high);
+    return all_dots(codes, find_kernels(level)->u4, padded.query.high, dim);
+}
+
+nb::object encode(nb::handle vectors_object, nb::handle scale, nb::handle offset, int bits) {
     const Array vectors = finite_array(vectors_object, "vectors", 2);
     const size_t n = vectors.shape(0), dim = checked_dim(vectors.shape(1));
     const Quantization by(scale, offset, dim);
-    nb::object result = empty_array(nb::make_tuple(n, dim), "uint8");
+    const bool packed = checked_bits(bits) == 4;
+    nb::object result = empty_array(nb::make_tuple(n, packed ? (dim + 1) / 2 : dim), "uint8");
     Array codes(result, "result", "uint8", 2);
     nb::gil_scoped_release release;
-    mp_encode(vectors.as<float>(), n, dim, by.scale.as<float>(), by.offset.as<float>(), codes.as_writable<uint8_t>());
+    (packed ? mp_encode4 : mp_encode)(vectors.as<float>(), n, dim, by.scale.as<float>(), by.offset.as<float>(),
+                                      codes.as_writable<uint8_t>());
     return result;
 }
 
-nb::object decode(nb::handle codes_object, nb::handle scale, nb::handle offset) {
+nb::object decode(nb::handle codes_object, nb::handle scale, nb::handle offset, int bits) {
     const Array codes(codes_object, "codes", "uint8", 2);
-    const size_t n = codes.shape(0), dim = checked_dim(codes.shape(1));
+    const bool packed = checked_bits(bits) == 4;
+    const size_t n = codes.shape(0), dim = dim_of(codes, scale, checked_bits(bits));
     const Quantization by(scale, offset, dim);
     nb::object result = empty_array(nb::make_tuple(n, dim), "float32");
     Array vectors(result, "result", "float32", 2);
     nb::gil_scoped_release release;
-    mp_decode(codes.as<uint8_t>(), n, dim, by.scale.as<float>(), by.offset.as<float>(), vectors.as_writable<float>());
+    (packed ? mp_decode4 : mp_decode)(codes.as<uint8_t>(), n, dim, by.scale.as<float>(), by.offset.as<float>(),
+                                      vectors.as_writable<float>());
     return result;
 }
 
-nb::object squared_norms(nb::handle codes_object, nb::handle scale, nb::handle offset) {
+nb::object squared_norms(nb::handle codes_object, nb::handle scale, nb::handle offset, int bits) {
     const Array codes(codes_object, "codes", "uint8", 2);
-    const size_t n = codes.shape(0), dim = checked_dim(codes.shape(1));
+    const bool packed = checked_bits(bits) == 4;
+    const size_t n = codes.shape(0), dim = dim_of(codes, scale, checked_bits(bits));
     const Quantization by(scale, offset, dim);
     nb::object result = empty_array(nb::int_(n), "float32");
     Array norms(result, "result", "float32", 1);
     nb::gil_scoped_release release;
-    mp_squared_norms(codes.as<uint8_t>(), n, dim, by.scale.as<float>(), by.offset.as<float>(),
-                     norms.as_writable<float>());
+    (packed ? mp_squared_norms4 : mp_squared_norms)(codes.as<uint8_t>(), n, dim, by.scale.as<float>(),
+                                                    by.offset.as<float>(), norms.as_writable<float>());
     return result;
 }
 
@@ -120,17 +140,19 @@ nb::tuple fold_query(nb::handle query_object, nb::handle scale, nb::handle offse
 } // namespace mp
 
 NB_MODULE(_core, module) {
-    module.attr("__doc__") = "Compiled core: kernels over 8-bit codes and the searches built on them.";
+    module.attr("__doc__") = "Compiled core: kernels over 8-bit and packed 4-bit codes and the searches built on them.";
     module.def("simd_level", &mp::simd_level, "Return the level in use.");
     module.def("simd_levels", &mp::simd_levels, "Return every level that this machine runs, slowest first.");
     module.def("dot_u8s8", &mp::dot_u8s8, nb::arg("codes"), nb::arg("query"), nb::arg("level") = "auto",
                "Return the n integer dot products of codes (n, d) with one query (d,).");
-    module.def("encode", &mp::encode, nb::arg("vectors"), nb::arg("scale"), nb::arg("offset"),
-               "Return codes (n, d): round((x - offset) / scale) clamped to 0..255; 0 where scale is 0.");
-    module.def("decode", &mp::decode, nb::arg("codes"), nb::arg("scale"), nb::arg("offset"),
+    module.def("dot_u4s8", &mp::dot_u4s8, nb::arg("codes"), nb::arg("query"), nb::arg("level") = "auto",
+               "Return the n integer dot products of packed 4-bit codes with one query (d,).");
+    module.def("encode", &mp::encode, nb::arg("vectors"), nb::arg("scale"), nb::arg("offset"), nb::arg("bits") = 8,
+               "Return codes: round((x - offset) / scale) clamped to 0..255 or 0..15; 0 where scale is 0.");
+    module.def("decode", &mp::decode, nb::arg("codes"), nb::arg("scale"), nb::arg("offset"), nb::arg("bits") = 8,
                "Return offset + scale * code, (n, d).");
     module.def("squared_norms", &mp::squared_norms, nb::arg("codes"), nb::arg("scale"), nb::arg("offset"),
-               "Return the n squared norms of the decoded vectors.");
+               nb::arg("bits") = 8, "Return the n squared norms of the decoded vectors.");
     module.def("fold_query", &mp::fold_query, nb::arg("query"), nb::arg("scale"), nb::arg("offset"),
                "Return (high, low, unit, bias): <query, x> ~ bias + unit * sum((256 * high + low) * code).");
     mp::bind_searchers(module);

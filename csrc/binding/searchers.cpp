@@ -50,9 +50,9 @@ template <class Body> nb::tuple search_with(nb::handle queries_object, int64_t k
 
 class FlatSearcher {
   public:
-    FlatSearcher(nb::handle codes, nb::handle norms, nb::handle scale, nb::handle offset, const char *metric,
+    FlatSearcher(nb::handle codes, nb::handle norms, nb::handle scale, nb::handle offset, const char *metric, int bits,
                  const char *level)
-        : items_(codes, norms, scale, offset, metric, level) {
+        : items_(codes, norms, scale, offset, metric, bits, level) {
     }
     nb::tuple search(nb::handle queries, int64_t k, int num_threads) {
         return search_with(queries, k, items_.items.dim,
@@ -70,9 +70,9 @@ class FlatSearcher {
 // What the two graph searchers share; the constructors differ.
 class GraphSearcher {
   public:
-    GraphSearcher(nb::handle codes, nb::handle norms, nb::handle scale, nb::handle offset, const char *metric,
+    GraphSearcher(nb::handle codes, nb::handle norms, nb::handle scale, nb::handle offset, const char *metric, int bits,
                   const char *level)
-        : items_(codes, norms, scale, offset, metric, level) {
+        : items_(codes, norms, scale, offset, metric, bits, level) {
         graph_.items = items_.items;
     }
     nb::tuple search(nb::handle queries, int64_t k, int64_t ef, int num_threads) {
@@ -94,8 +94,8 @@ class LinkedGraphSearcher : public GraphSearcher {
   public:
     LinkedGraphSearcher(nb::handle codes, nb::handle norms, nb::handle offsets, nb::handle neighbors,
                         nb::handle cum_neighbors, int64_t entry_point, int64_t max_level, nb::handle scale,
-                        nb::handle offset, const char *metric, const char *level)
-        : GraphSearcher(codes, norms, scale, offset, metric, level), offsets_(offsets, "offsets", "uint64", 1),
+                        nb::handle offset, const char *metric, int bits, const char *level)
+        : GraphSearcher(codes, norms, scale, offset, metric, bits, level), offsets_(offsets, "offsets", "uint64", 1),
           neighbors_(neighbors, "neighbors", "int32", 1), cum_(cum_neighbors, "cum_neighbors", "int32", 1) {
         raise_if_failed(mp_graph_link(&graph_, offsets_.as<uint64_t>(), offsets_.shape(0), neighbors_.as<int32_t>(),
                                       neighbors_.shape(0), cum_.as<int32_t>(), cum_.shape(0), entry_point, max_level));
@@ -109,8 +109,8 @@ class PackedGraphSearcher : public GraphSearcher {
   public:
     PackedGraphSearcher(nb::handle codes, nb::handle norms, nb::handle level0_object, nb::handle levels_object,
                         nb::handle lists_object, int64_t max_m, int64_t entry_point, int64_t max_level,
-                        nb::handle scale, nb::handle offset, const char *metric, const char *level)
-        : GraphSearcher(codes, norms, scale, offset, metric, level) {
+                        nb::handle scale, nb::handle offset, const char *metric, int bits, const char *level)
+        : GraphSearcher(codes, norms, scale, offset, metric, bits, level) {
         const Array level0(level0_object, "level0", "uint32", 2);
         const Array levels(levels_object, "element_levels", "int32", 1), lists(lists_object, "link_lists", "uint32", 1);
         at_least_one(max_m, "max_m", "hnswlib's M");
@@ -132,7 +132,8 @@ class PackedGraphSearcher : public GraphSearcher {
     nb::object codes(nb::handle ids_object) const {
         const Array ids(ids_object, "ids", "int64", 1);
         const mp_items &items = graph_.items;
-        nb::object result = empty_array(nb::make_tuple(ids.shape(0), items.dim), "uint8");
+        const size_t size = mp_code_bytes(&items);
+        nb::object result = empty_array(nb::make_tuple(ids.shape(0), size), "uint8");
         Array out(result, "result", "uint8", 2);
         for (size_t i = 0; i < ids.shape(0); i++) {
             const int64_t id = ids.as<int64_t>()[i];
@@ -141,8 +142,7 @@ class PackedGraphSearcher : public GraphSearcher {
                                        ", got " + std::to_string(id) + " at position " + std::to_string(i) +
                                        ": pass positions of the internal order")
                                           .c_str());
-            std::memcpy(out.as_writable<uint8_t>() + i * items.dim, mp_item_code(&items, static_cast<size_t>(id)),
-                        items.dim);
+            std::memcpy(out.as_writable<uint8_t>() + i * size, mp_item_code(&items, static_cast<size_t>(id)), size);
         }
         return result;
     }
@@ -165,8 +165,9 @@ class ForestSearcher {
   public:
     ForestSearcher(nb::handle codes, nb::handle norms, nb::handle scale, nb::handle offset, nb::handle plane_codes,
                    nb::handle plane_scale, nb::handle plane_bias, nb::handle children, nb::handle leaf_offsets,
-                   nb::handle leaf_items, nb::handle roots, const char *metric, const char *level)
-        : items_(codes, norms, scale, offset, metric, level), plane_codes_(plane_codes, "plane_codes", "uint8", 2),
+                   nb::handle leaf_items, nb::handle roots, const char *metric, int bits, const char *level)
+        : items_(codes, norms, scale, offset, metric, bits, level),
+          plane_codes_(plane_codes, "plane_codes", "uint8", 2),
           plane_scale_(finite_array(plane_scale, "plane_scale", 1)),
           plane_bias_(finite_array(plane_bias, "plane_bias", 1)), children_(children, "children", "int32", 2),
           leaf_offsets_(leaf_offsets, "leaf_offsets", "uint32", 1), leaf_items_(leaf_items, "leaf_items", "int32", 1),
@@ -216,9 +217,9 @@ class ForestSearcher {
 
 void bind_searchers(nb::module_ &module) {
     nb::class_<FlatSearcher>(module, "FlatSearcher", "Exhaustive search over contiguous codes.")
-        .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, const char *, const char *>(), nb::arg("codes"),
-             nb::arg("norms").none(), nb::arg("scale"), nb::arg("offset"), nb::arg("metric"), nb::kw_only(),
-             nb::arg("level") = "auto")
+        .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, const char *, int, const char *>(),
+             nb::arg("codes"), nb::arg("norms").none(), nb::arg("scale"), nb::arg("offset"), nb::arg("metric"),
+             nb::kw_only(), nb::arg("bits") = 8, nb::arg("level") = "auto")
         .def("search", &FlatSearcher::search, nb::arg("queries"), nb::arg("k"), nb::kw_only(),
              nb::arg("num_threads") = 0, "Return (distances, ids) of the k nearest codes of each query.");
 
@@ -228,27 +229,28 @@ void bind_searchers(nb::module_ &module) {
     nb::class_<LinkedGraphSearcher, GraphSearcher>(module, "LinkedGraphSearcher",
                                                    "HNSW search over a graph in FAISS' layout, read where it lies.")
         .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, int64_t, int64_t, nb::handle,
-                      nb::handle, const char *, const char *>(),
+                      nb::handle, const char *, int, const char *>(),
              nb::arg("codes"), nb::arg("norms").none(), nb::arg("offsets"), nb::arg("neighbors"),
              nb::arg("cum_neighbors"), nb::arg("entry_point"), nb::arg("max_level"), nb::arg("scale"),
-             nb::arg("offset"), nb::arg("metric"), nb::kw_only(), nb::arg("level") = "auto");
+             nb::arg("offset"), nb::arg("metric"), nb::kw_only(), nb::arg("bits") = 8, nb::arg("level") = "auto");
     nb::class_<PackedGraphSearcher, GraphSearcher>(module, "PackedGraphSearcher",
                                                    "HNSW search over records of our own, built from hnswlib's arrays.")
         .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, int64_t, int64_t, int64_t, nb::handle,
-                      nb::handle, const char *, const char *>(),
+                      nb::handle, const char *, int, const char *>(),
              nb::arg("codes"), nb::arg("norms").none(), nb::arg("level0"), nb::arg("element_levels"),
              nb::arg("link_lists"), nb::arg("max_m"), nb::arg("entry_point"), nb::arg("max_level"), nb::arg("scale"),
-             nb::arg("offset"), nb::arg("metric"), nb::kw_only(), nb::arg("level") = "auto")
+             nb::arg("offset"), nb::arg("metric"), nb::kw_only(), nb::arg("bits") = 8, nb::arg("level") = "auto")
         .def("codes", &PackedGraphSearcher::codes, nb::arg("ids"), "Return the codes of some nodes, (len(ids), d).")
         .def_prop_ro("nbytes_codes", &PackedGraphSearcher::nbytes_codes, "Bytes of codes and norms, padding included.")
         .def_prop_ro("nbytes_graph", &PackedGraphSearcher::nbytes_graph, "Bytes of the links of all levels.");
 
     nb::class_<ForestSearcher>(module, "ForestSearcher", "Annoy's search over a forest of split planes.")
         .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle,
-                      nb::handle, nb::handle, nb::handle, const char *, const char *>(),
+                      nb::handle, nb::handle, nb::handle, const char *, int, const char *>(),
              nb::arg("codes"), nb::arg("norms").none(), nb::arg("scale"), nb::arg("offset"), nb::arg("plane_codes"),
              nb::arg("plane_scale"), nb::arg("plane_bias"), nb::arg("children"), nb::arg("leaf_offsets"),
-             nb::arg("leaf_items"), nb::arg("roots"), nb::arg("metric"), nb::kw_only(), nb::arg("level") = "auto")
+             nb::arg("leaf_items"), nb::arg("roots"), nb::arg("metric"), nb::kw_only(), nb::arg("bits") = 8,
+             nb::arg("level") = "auto")
         .def("search", &ForestSearcher::search, nb::arg("queries"), nb::arg("k"), nb::arg("search_k"), nb::kw_only(),
              nb::arg("num_threads") = 0, "Return (distances, ids) of the k nearest of the search_k items looked at.");
 }

@@ -116,4 +116,5 @@ const struct mp_kernels mp_kernels_avx2 = {
     .dot = mp_dot_u8s8_avx2,
     .dot4 = mp_dot4_u8s8_avx2,
     .panel = mp_panel_u8s8_avx2,
+    .u4 = &mp_kernels_avx2_u4,
 };

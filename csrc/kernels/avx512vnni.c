@@ -95,4 +95,5 @@ const struct mp_kernels mp_kernels_avx512vnni = {
     .dot = mp_dot_u8s8_avx512vnni,
     .dot4 = mp_dot4_u8s8_avx512vnni,
     .panel = mp_panel_u8s8_avx512vnni,
+    .u4 = &mp_kernels_avx512vnni_u4,
 };

@@ -111,4 +111,5 @@ const struct mp_kernels mp_kernels_avxvnni = {
     .dot = mp_dot_u8s8_avxvnni,
     .dot4 = mp_dot4_u8s8_avxvnni,
     .panel = mp_panel_u8s8_avxvnni,
+    .u4 = &mp_kernels_avxvnni_u4,
 };

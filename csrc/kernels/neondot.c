@@ -100,4 +100,5 @@ const struct mp_kernels mp_kernels_neondot = {
     .dot = mp_dot_u8s8_neondot,
     .dot4 = mp_dot4_u8s8_neondot,
     .panel = mp_panel_u8s8_neondot,
+    .u4 = &mp_kernels_neondot_u4,
 };

@@ -92,4 +92,5 @@ const struct mp_kernels mp_kernels_neoni8mm = {
     .dot = mp_dot_u8s8_neoni8mm,
     .dot4 = mp_dot4_u8s8_neoni8mm,
     .panel = mp_panel_u8s8_neoni8mm,
+    .u4 = &mp_kernels_neondot_u4,
 };

@@ -35,9 +35,29 @@ static void mp_panel_u8s8_serial(const uint8_t *panel, const int8_t *const queri
     }
 }
 
+static int32_t mp_dot_u4s8_serial(const uint8_t *code, const int8_t *query, size_t dim) {
+    const int8_t *odd = query + mp_plane_bytes(dim);
+    int32_t dot = 0;
+    for (size_t i = 0; i < (dim + 1) / 2; i++)
+        dot += (code[i] & 15) * query[i] + (code[i] >> 4) * odd[i];
+    return dot;
+}
+
+static void mp_dot4_u4s8_serial(const uint8_t *const codes[4], const int8_t *query, size_t dim, int32_t dots[4]) {
+    for (int c = 0; c < 4; c++)
+        dots[c] = mp_dot_u4s8_serial(codes[c], query, dim);
+}
+
+static const struct mp_kernels kernels_u4 = {
+    .level = "serial",
+    .dot = mp_dot_u4s8_serial,
+    .dot4 = mp_dot4_u4s8_serial,
+};
+
 const struct mp_kernels mp_kernels_serial = {
     .level = "serial",
     .dot = mp_dot_u8s8_serial,
     .dot4 = mp_dot4_u8s8_serial,
     .panel = mp_panel_u8s8_serial,
+    .u4 = &kernels_u4,
 };

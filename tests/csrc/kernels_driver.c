@@ -27,19 +27,20 @@ static void fail(const struct mp_kernels *kernels, const char *what, size_t dim)
     exit(1);
 }
 
-static void compare_dots(const struct mp_kernels *kernels, uint8_t *end, const int8_t *query, size_t dim) {
-    const size_t bytes = dim;
+static void compare_dots(const struct mp_kernels *serial, const struct mp_kernels *kernels, uint8_t *end,
+                         const int8_t *query, size_t dim) {
+    const size_t bytes = serial->panel ? dim : (dim + 1) / 2; /* u4 tables have no panel */
     const uint8_t *codes[4];
     int32_t wanted[4], got[4];
     for (size_t c = 0; c < 4; c++)
         codes[c] = end - (c + 1) * bytes;
-    mp_kernels_serial.dot4(codes, query, dim, wanted);
+    serial->dot4(codes, query, dim, wanted);
     kernels->dot4(codes, query, dim, got);
     if (memcmp(wanted, got, sizeof wanted) != 0)
-        fail(kernels, "dot4", dim);
+        fail(kernels, serial->panel ? "dot4" : "dot4 of u4", dim);
     for (size_t c = 0; c < 4; c++) {
         if (kernels->dot(codes[c], query, dim) != wanted[c])
-            fail(kernels, "dot", dim);
+            fail(kernels, serial->panel ? "dot" : "dot of u4", dim);
     }
 }
 
@@ -60,6 +61,7 @@ static void compare(const struct mp_kernels *kernels, size_t dim, int extreme, s
     uint8_t *end = page_end(room, page);
     int8_t *queries = aligned_alloc(MP_ALIGN, MP_PANEL_QUERIES * query_bytes);
     uint8_t *panel = aligned_alloc(MP_ALIGN, mp_round_up(panel_bytes, MP_ALIGN));
+    int8_t *planes = aligned_alloc(MP_ALIGN, 2 * mp_plane_bytes(dim));
     memset(queries, 0, MP_PANEL_QUERIES * query_bytes);
     for (size_t q = 0; q < MP_PANEL_QUERIES; q++) {
         for (size_t i = 0; i < dim; i++)
@@ -69,9 +71,13 @@ static void compare(const struct mp_kernels *kernels, size_t dim, int extreme, s
         end[-(ptrdiff_t)i] = next_byte(extreme);
     for (size_t i = 0; i < panel_bytes; i++)
         panel[i] = next_byte(extreme);
-    compare_dots(kernels, end, queries, dim);
+    compare_dots(&mp_kernels_serial, kernels, end, queries, dim);
+    for (size_t i = 0; i < 2 * mp_plane_bytes(dim); i++) /* zero behind each plane */
+        planes[i] = i % mp_plane_bytes(dim) < dim / 2 ? queries[i] : 0;
+    compare_dots(mp_kernels_serial.u4, kernels->u4, end, planes, dim);
     compare_panels(kernels, panel, queries, dim);
     free(panel);
+    free(planes);
     free(queries);
     munmap(end - room, room + page);
 }

@@ -3,7 +3,7 @@
  * Linked: FAISS' arrays, read where they lie. Links of node i at level l are
  *   neighbors[offsets[i] + cum[l] .. offsets[i] + cum[l + 1]), up to the first negative id.
  * Packed: our own records, one a node, code_stride bytes apart and 64-byte aligned:
- *   code (dim bytes, padded to 4) | norm (float, l2 only) | max_links0 link ids (int32, -1 behind the last)
+ *   code (padded to 4 bytes) | norm (float, l2 only) | max_links0 link ids (int32, -1 behind the last)
  * so that a hop touches neighbouring cache lines. Links of upper levels lie apart; few nodes have them.
  *
  * Levels above 0 are descended greedily; level 0 keeps the ef nearest in a sorted pool and expands the nearest that

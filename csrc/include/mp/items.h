@@ -29,9 +29,15 @@ struct mp_items {
     size_t norm_stride;
     const float *scale, *offset;
     size_t n, dim;
+    size_t bits; /* 8, or 4: two dimensions a byte */
     enum mp_metric metric;
-    const struct mp_kernels *kernels;
+    const struct mp_kernels *kernels;      /* for these codes */
+    const struct mp_kernels *byte_kernels; /* for bytes: panels, planes */
 };
+
+static inline size_t mp_code_bytes(const struct mp_items *items) {
+    return items->bits == 4 ? (items->dim + 1) / 2 : items->dim;
+}
 
 static inline const uint8_t *mp_item_code(const struct mp_items *items, size_t id) {
     return items->codes + id * items->code_stride;
@@ -46,12 +52,16 @@ static inline float mp_item_norm(const struct mp_items *items, size_t id) {
 /* All lines of the code, not the first alone: a code of 384 bytes has six, and the hardware doesn't guess them. */
 static inline void mp_prefetch_item(const struct mp_items *items, size_t id) {
     const uint8_t *code = mp_item_code(items, id);
-    for (size_t i = 0; i < items->dim; i += MP_ALIGN)
+    const size_t size = mp_code_bytes(items);
+    for (size_t i = 0; i < size; i += MP_ALIGN)
         __builtin_prefetch(code + i);
-    __builtin_prefetch(code + items->dim - 1); /* another line where codes are not aligned */
+    __builtin_prefetch(code + size - 1); /* another line where codes are not aligned */
     if (items->norms)
         __builtin_prefetch(items->norms + id * items->norm_stride);
 }
+
+/* Folds a query and puts it in the order that the items' kernels want. `query` is placed, see scratch.h. */
+void mp_fold_for(const struct mp_items *items, const float *vector, struct mp_query *query);
 
 /* The factor of dot in the key. */
 static inline float mp_key_weight(const struct mp_items *items, const struct mp_query *query) {

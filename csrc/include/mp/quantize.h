@@ -6,6 +6,9 @@
  *   fold     w_i = q_i * s_i ~ unit * (256 * high_i + low_i), so that
  *            <q, x^> = bias + sum_i w_i c_i ~ bias + unit * (256 * dot(c, high) + dot(c, low)),  bias = sum_i q_i o_i
  *
+ * The 4-bit functions (`4` in their names) are the same with codes of 0..15, packed as kernels.h says; the unused half
+ * of an odd dimension's last byte is 0.
+ *
  * unit = max|w| / MP_QUERY_RANGE; high_i in -127..127, low_i in -128..127. high alone with 256 * unit is the 8-bit
  * query, rounded to nearest too. A zero query has unit 0 and zeros. Scales are finite and not negative.
  */
@@ -19,8 +22,10 @@
 #define MP_QUERY_RANGE 32639
 
 struct mp_query {
-    int8_t *high; /* both of mp_round_up(dim, MP_ALIGN) bytes, MP_ALIGN aligned, zero behind dim */
-    int8_t *low;
+    /* In the order that the kernels of the items want, MP_ALIGN aligned, zero behind each plane. */
+    int8_t *high, *low;
+    /* In the order of the dimensions; for 8-bit items the same memory. */
+    int8_t *natural_high, *natural_low;
     double unit;
     double bias;
     double sqnorm; /* |q|^2 */
@@ -30,7 +35,14 @@ void mp_encode(const float *vectors, size_t n, size_t dim, const float *scale, c
 void mp_decode(const uint8_t *codes, size_t n, size_t dim, const float *scale, const float *offset, float *vectors);
 void mp_squared_norms(const uint8_t *codes, size_t n, size_t dim, const float *scale, const float *offset,
                       float *norms);
-/* `high` and `low` of `query` point to buffers of the caller. */
+void mp_encode4(const float *vectors, size_t n, size_t dim, const float *scale, const float *offset, uint8_t *codes);
+void mp_decode4(const uint8_t *codes, size_t n, size_t dim, const float *scale, const float *offset, float *vectors);
+void mp_squared_norms4(const uint8_t *codes, size_t n, size_t dim, const float *scale, const float *offset,
+                       float *norms);
+/* `high` and `low` of `query` point to buffers of the caller, of mp_round_up(dim, MP_ALIGN) bytes; they get the order
+ * of the dimensions. */
 void mp_fold_query(const float *vector, size_t dim, const float *scale, const float *offset, struct mp_query *query);
+/* Sorts folded values into the planes that u4 kernels want. `planes` has 2 * mp_plane_bytes(dim) bytes. */
+void mp_split_planes(const int8_t *values, size_t dim, int8_t *planes);
 
 #endif
