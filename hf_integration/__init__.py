@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hf_integration.configuration_magic_pyramid import MagicPyramidConfig
     from hf_integration.early_exit import ConfidenceCriterion, EntropyCriterion, ExitCriterion
     from hf_integration.exit_selection import ExitThresholdChoice, choose_exit_threshold
-    from hf_integration.families import BertFamily, ModelFamily
+    from hf_integration.families import BertFamily, DistilBertFamily, ElectraFamily, ModelFamily, RobertaFamily
     from hf_integration.flops import baseline_flops
     from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
     from hf_integration.outputs import ExitStates, MagicPyramidSequenceClassifierOutput
@@ -27,6 +27,8 @@ __all__ = [
     "BertFamily",
     "CalibrationReport",
     "ConfidenceCriterion",
+    "DistilBertFamily",
+    "ElectraFamily",
     "EntropyCriterion",
     "ExitCriterion",
     "ExitStates",
@@ -36,6 +38,7 @@ __all__ = [
     "MagicPyramidSequenceClassifierOutput",
     "MagicPyramidTrainer",
     "ModelFamily",
+    "RobertaFamily",
     "StageReport",
     "TokenPruner",
     "attach",

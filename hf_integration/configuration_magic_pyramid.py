@@ -1,24 +1,37 @@
-"""Configuration of a Magic Pyramid model: BERT's own, plus how wide and how deep each text is computed."""
+"""Configuration of a Magic Pyramid model: the plain model's, plus how wide and how deep each text is computed."""
 
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transformers import BertConfig
+from transformers import PreTrainedConfig
 
-from mp_plugins import UnsupportedError, argument_error
+from hf_integration.configuration_checks import check_settings, check_unit
+from hf_integration.families import FAMILIES, ModelFamily
+from mp_plugins import argument_error, load_registry
 
-__all__ = ["EXECUTIONS", "MagicPyramidConfig", "is_regression", "speed_settings"]
+__all__ = ["MagicPyramidConfig", "config_class", "family_of", "speed_settings"]
 
-EXECUTIONS = ("compact", "masked")
+_BERT = FAMILIES[0]
 
-_BASE_MODEL_TYPE = "bert"
+# Architectures that people ask for, and what stands in the way.
+_REFUSED = {
+    "albert": "its layers share their weights",
+    "deberta": "it attends by relative positions",
+    "deberta-v2": "it attends by relative positions",
+    "modernbert": "it rotates positions and attends in windows",
+    "mpnet": "it attends by relative positions",
+}
 
 
-class MagicPyramidConfig(BertConfig):
-    """A :class:`transformers.BertConfig` with the settings of token pruning and early exit.
+class MagicPyramidConfig(PreTrainedConfig):
+    """The configuration of a plain model with the settings of token pruning and early exit.
+
+    Every family has a class of its own below this one, with a ``model_type`` of its own (:func:`config_class`):
+    :meth:`from_pretrained` and :meth:`from_plain` give that of the checkpoint's family, calling this class BERT's.
 
     Depths count encoder layers that have been run: an exit at depth 0 reads the embeddings, an exit at depth 3 reads
     the output of the third layer. The defaults are neutral: the model computes what BERT computes.
@@ -37,7 +50,7 @@ class MagicPyramidConfig(BertConfig):
         max_layers: run at most this many layers; below ``num_hidden_layers`` it must be one of ``exit_layers``.
         execution: ``"compact"`` (tokens and samples really leave) or ``"masked"`` (dense, the same results).
         speed: the last value of ``set_speed``, from which ``exit_threshold`` and ``keep_scale`` follow unless given.
-        **kwargs: fields of :class:`transformers.BertConfig`.
+        **kwargs: fields of the plain model's configuration.
 
     Raises:
         mp_plugins.ArgumentError: a field breaks a rule above; the message names it.
@@ -48,7 +61,12 @@ class MagicPyramidConfig(BertConfig):
         (0, 2, 4)
     """
 
-    model_type = "magic_pyramid"
+    family: ModelFamily
+
+    def __new__(cls, *_: Any, **__: Any) -> MagicPyramidConfig:
+        """Make the class that is asked for, or BERT's."""
+        made: MagicPyramidConfig = super().__new__(config_class(_BERT) if cls is MagicPyramidConfig else cls)
+        return made
 
     def __init__(
         self,
@@ -95,22 +113,7 @@ class MagicPyramidConfig(BertConfig):
 
     def check(self) -> None:
         """Check every field of this class against the others; see the class for the rules and the errors."""
-        _check_architecture(self)
-        last = self.num_hidden_layers - 1
-        _check_layers("exit_layers", self.exit_layers, first=0, last=last)
-        _check_layers("pruning_layers", self.pruning_layers, first=1, last=last)
-        _check_unit("exit_threshold", self.exit_threshold)
-        _check_unit("keep_scale", self.keep_scale)
-        _check_keep_threshold(self)
-        _check_max_layers(self)
-        _check_names(self)
-        if self.exit_threshold > 0 and is_regression(self):
-            raise argument_error(
-                "exit_threshold",
-                "must be 0 for a regression head, which has no uncertainty",
-                self.exit_threshold,
-                "use `max_layers` or `keep_threshold` to make it faster",
-            )
+        check_settings(self)
 
     def updated(self, changes: Mapping[str, Any]) -> MagicPyramidConfig:
         """Return a checked copy with ``changes`` applied; ``self`` stays as it is."""
@@ -121,24 +124,42 @@ class MagicPyramidConfig(BertConfig):
         return config
 
     @classmethod
-    def from_bert(cls, config: BertConfig, **settings: Any) -> MagicPyramidConfig:
-        """Return the configuration of a Magic Pyramid over a BERT model, with labels and problem type as they are.
+    def from_plain(cls, config: PreTrainedConfig, **settings: Any) -> MagicPyramidConfig:
+        """Return the configuration of a Magic Pyramid over a plain model, with labels and problem type as they are.
 
         Args:
-            config: the configuration of the BERT model; it is not changed.
+            config: the configuration of the plain model; it is not changed.
             **settings: fields of this class.
+
+        Raises:
+            mp_plugins.ArgumentError: no family is registered for the architecture.
         """
         fields = config.to_dict()
-        _take_over(fields, "config")
-        return cls(**{**fields, **settings})
+        made = config_class(family_of(fields.pop("model_type"), "config"))
+        return made(**{**fields, **settings})
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """Read a checkpoint's configuration; a plain checkpoint is one of ours with default settings."""
+        made = cls
+        if cls is MagicPyramidConfig:
+            fields, _ = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+            made = config_class(family_of(fields.get("model_type", _BERT.model_type), "pretrained_model_name_or_path"))
+        return super(MagicPyramidConfig, made).from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Read a checkpoint's configuration; a plain BERT checkpoint is one of ours with default settings."""
+        """Read the fields; those of this family's plain model become ours."""
         fields, kwargs = super().get_config_dict(*args, **kwargs)
-        fields = dict(fields)
-        _take_over(fields, "pretrained_model_name_or_path")
-        return fields, kwargs
+        found = family_of(fields.get("model_type", _BERT.model_type), "pretrained_model_name_or_path")
+        if found != cls.family:
+            raise argument_error(
+                "pretrained_model_name_or_path",
+                f"must be a checkpoint of type {cls.family.model_type!r}",
+                f"model type {found.model_type!r}",
+                "MagicPyramidConfig.from_pretrained takes any family",
+            )
+        return {**fields, "model_type": cls.model_type}, kwargs
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -148,7 +169,7 @@ class MagicPyramidConfig(BertConfig):
 
     @classmethod
     def setting_names(cls) -> frozenset[str]:
-        """Names of the fields that this class adds to BERT's."""
+        """Names of the fields that this class adds to those of the plain model."""
         return frozenset(MagicPyramidConfig.__init__.__kwdefaults__ or ())
 
 
@@ -158,90 +179,50 @@ def speed_settings(speed: float) -> dict[str, float]:
     The exit threshold is the speed itself; the keep thresholds grow to the learned values at 0.5 and stay there,
     because the weights were never trained with higher ones.
     """
-    _check_unit("speed", speed)
+    check_unit("speed", speed)
     return {"exit_threshold": float(speed), "keep_scale": min(1.0, 2.0 * float(speed))}
 
 
-def is_regression(config: BertConfig) -> bool:
-    """Tell whether the head predicts numbers: the same rule by which BERT picks its loss."""
-    return config.problem_type == "regression" or (config.problem_type is None and config.num_labels == 1)
+@functools.cache
+def config_class(family: ModelFamily) -> type[MagicPyramidConfig]:
+    """Return the configuration class of a family, the same one at every call."""
+    plain = family.plain_class("Config")
+    name = f"MagicPyramid{family.class_prefix}Config"
+    body = {
+        "family": family,
+        "model_type": _model_type(family),
+        "__doc__": f":class:`MagicPyramidConfig` over :class:`transformers.{plain.__name__}`.",
+        "__module__": __name__,
+        # transformers writes a constructor into every configuration class whose own body has none.
+        "__init__": MagicPyramidConfig.__init__,
+    }
+    made = type(name, (MagicPyramidConfig, plain), body)
+    # Pickle looks classes up by module and name.
+    globals()[name] = made
+    return made
 
 
-def _take_over(fields: dict[str, Any], argument: str) -> None:
-    model_type = fields.get("model_type", _BASE_MODEL_TYPE)
-    if model_type not in (_BASE_MODEL_TYPE, MagicPyramidConfig.model_type):
-        raise argument_error(
-            argument, "must be a BERT checkpoint", f"model type {model_type!r}", "pass a checkpoint of type 'bert'"
-        )
-    fields["model_type"] = MagicPyramidConfig.model_type
+def family_of(model_type: str, argument: str) -> ModelFamily:
+    """Return the family of a plain model type, or of one of ours.
+
+    Raises:
+        mp_plugins.ArgumentError: no plug-in has registered one; the message names ``argument``.
+    """
+    families = load_registry("model_families")
+    for family in families.values():
+        if model_type in (family.model_type, _model_type(family)):
+            found: ModelFamily = family
+            return found
+    reason = _REFUSED.get(model_type, "no plug-in has registered a family for it")
+    raise argument_error(
+        argument,
+        f"must be a checkpoint of one of the types {', '.join(sorted(families))}",
+        f"model type {model_type!r}",
+        f"{reason}; pass a checkpoint of another type",
+    )
 
 
-def _check_architecture(config: MagicPyramidConfig) -> None:
-    positions = getattr(config, "position_embedding_type", "absolute")
-    if config.is_decoder or config.add_cross_attention or positions != "absolute":
-        raise UnsupportedError(
-            "Magic Pyramid supports encoders with absolute positions, "
-            f"got is_decoder={config.is_decoder}, add_cross_attention={config.add_cross_attention}, "
-            f"position_embedding_type={positions!r}: use a plain BERT encoder"
-        )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_index(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _check_unit(argument: str, value: object) -> None:
-    # `not 0 <= value` also catches NaN.
-    if not (_is_number(value) and 0 <= value <= 1):  # type: ignore[operator]
-        raise argument_error(argument, "must be a number from 0 to 1", repr(value), "0 is neutral, 1 is fastest")
-
-
-def _check_layers(argument: str, layers: list[int] | None, *, first: int, last: int) -> None:
-    if layers is None:
-        return
-    if not all(_is_index(layer) and first <= layer <= last for layer in layers) or len(set(layers)) != len(layers):
-        raise argument_error(
-            argument, f"must be distinct integers from {first} to {last}", layers, "leave it out to use all of them"
-        )
-
-
-def _check_keep_threshold(config: MagicPyramidConfig) -> None:
-    value = config.keep_threshold
-    if value is None:
-        return
-    cuts = value if isinstance(value, list) else [value] * len(config.pruning_depths)
-    if config.token_pruner is None or len(cuts) != len(config.pruning_depths):
-        raise argument_error(
-            "keep_threshold",
-            f"must be one number or one per pruning layer ({len(config.pruning_depths)})",
-            value,
-            "see `token_pruner` and `pruning_layers`",
-        )
-    for cut in [*cuts, *([] if isinstance(value, list) else [value])]:
-        if not (_is_number(cut) and 0 <= cut < float("inf")):
-            raise argument_error(
-                "keep_threshold", "must be finite and at least 0", value, "0 keeps all, 1 cuts below-average tokens"
-            )
-
-
-def _check_max_layers(config: MagicPyramidConfig) -> None:
-    allowed = sorted({*config.exit_depths, config.num_hidden_layers})
-    if config.max_layers is not None and not (_is_index(config.max_layers) and config.max_layers in allowed):
-        raise argument_error(
-            "max_layers",
-            f"must be a depth with a classifier, one of {allowed}",
-            repr(config.max_layers),
-            "add the depth to `exit_layers` or choose another",
-        )
-
-
-def _check_names(config: MagicPyramidConfig) -> None:
-    if config.execution not in EXECUTIONS:
-        raise argument_error("execution", f"must be one of {EXECUTIONS}", repr(config.execution), "use 'compact'")
-    for argument, name in (("exit_criterion", config.exit_criterion), ("token_pruner", config.token_pruner)):
-        if not isinstance(name, str) and not (argument == "token_pruner" and name is None):
-            raise argument_error(argument, "must be the name of a plug-in object", repr(name), "see its documentation")
+def _model_type(family: ModelFamily) -> str:
+    if family == _BERT:
+        return "magic_pyramid"
+    return f"magic_pyramid_{family.model_type.replace('-', '_')}"

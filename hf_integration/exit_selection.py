@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_integration.configuration_magic_pyramid import is_regression
+from hf_integration.configuration_checks import is_regression
 from hf_integration.early_exit import should_exit
 from hf_integration.exit_training import collect_exit_states
 from hf_integration.flops import pyramid_flops

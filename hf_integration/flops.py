@@ -1,9 +1,9 @@
 """Counting the arithmetic of one forward pass, per sample.
 
-One multiply-accumulate is two operations. Counted are the matrix products of what really runs, and the pooling of the
-internal classifiers; embeddings are look-ups, and layer norms, softmax and activations are left out, as is usual
-(Learned Token Pruning, arXiv 2107.00910, counts the same terms). Masked execution reports what compact execution of
-the same decisions costs.
+One multiply-accumulate is two operations. Counted are the matrix products of what really runs (ELECTRA's projection of
+its embeddings too), and the pooling of the internal classifiers; embeddings are look-ups, and layer norms, softmax and
+activations are left out, as is usual (Learned Token Pruning, arXiv 2107.00910, counts the same terms). Masked execution
+reports what compact execution of the same decisions costs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from mp_plugins import argument_error
 
 if TYPE_CHECKING:
-    from transformers import BertConfig
+    from transformers import PreTrainedConfig
 
     from hf_integration.configuration_magic_pyramid import MagicPyramidConfig
 
@@ -26,12 +26,12 @@ __all__ = ["baseline_flops", "pyramid_flops"]
 
 def baseline_flops(
     lengths: Tensor,
-    config: BertConfig,
+    config: PreTrainedConfig,
     *,
     padding: Literal["none", "longest", "max_length"] = "none",
     max_length: int | None = None,
 ) -> Tensor:
-    """Return the operations of plain BERT for one batch, float64 ``[batch]``.
+    """Return the operations of the plain model for one batch, float64 ``[batch]``.
 
     Args:
         lengths: live tokens of each sample, int64 ``[batch]``.
@@ -49,7 +49,7 @@ def baseline_flops(
     elif padding != "none":
         raise argument_error("padding", "must be 'none', 'longest' or 'max_length'", repr(padding), "use 'none'")
     tokens = lengths.double()
-    macs = config.num_hidden_layers * _layer_macs(tokens, tokens, config)
+    macs = config.num_hidden_layers * _layer_macs(tokens, tokens, config) + _embedding_macs(tokens, config)
     flops: Tensor = 2 * (macs + _head_macs(config))
     return flops
 
@@ -67,7 +67,7 @@ def pyramid_flops(
         config: shapes of the model.
     """
     n_attended, n_kept = attended.double(), kept.double()
-    total = 2 * _layer_macs(n_attended[:, :-1], n_kept[:, :-1], config).sum(1)
+    total = 2 * (_layer_macs(n_attended[:, :-1], n_kept[:, :-1], config).sum(1) + _embedding_macs(lengths, config))
     reached_head = n_attended[:, -1] > 0
     total = total + reached_head * 2 * (_last_layer_macs(n_attended[:, -1], config) + _head_macs(config))
     # Tokens that an internal classifier at each depth pools over; 0 = the sample did not get there.
@@ -78,22 +78,33 @@ def pyramid_flops(
     return total.float()
 
 
-def _layer_macs(n_attended: Tensor, n_kept: Tensor, config: BertConfig) -> Tensor:
+def _layer_macs(n_attended: Tensor, n_kept: Tensor, config: PreTrainedConfig) -> Tensor:
     """2 d n_a^2 for the attention, 3 d^2 n_a for its inputs, (d^2 + 2 d m) n_f for its output and the feed-forward."""
-    width, inner = config.hidden_size, config.intermediate_size
+    width, inner = config.hidden_size, _inner_size(config)
     token_wise = (width * width + 2 * width * inner) * n_kept
     attention = 2 * width * n_attended**2 + 3 * width * width * n_attended
     macs: Tensor = attention + token_wise
     return macs
 
 
-def _last_layer_macs(n_attended: Tensor, config: BertConfig) -> Tensor:
+def _last_layer_macs(n_attended: Tensor, config: PreTrainedConfig) -> Tensor:
     """As a layer in which only [CLS] asks and goes on."""
-    width, inner = config.hidden_size, config.intermediate_size
+    width, inner = config.hidden_size, _inner_size(config)
     keys_and_values = 2 * width * width * n_attended + 2 * width * n_attended
     macs: Tensor = keys_and_values + 2 * width * width + 2 * width * inner
     return macs
 
 
-def _head_macs(config: BertConfig) -> int:
+def _embedding_macs(tokens: Tensor, config: PreTrainedConfig) -> Tensor:
+    """As ELECTRA projects embeddings that are narrower than its layers."""
+    narrow = getattr(config, "embedding_size", config.hidden_size)
+    return tokens * (0 if narrow == config.hidden_size else narrow * config.hidden_size)
+
+
+def _inner_size(config: PreTrainedConfig) -> int:
+    # DistilBERT's name for it is the only one that its attribute_map does not translate.
+    return int(config.hidden_dim if hasattr(config, "hidden_dim") else config.intermediate_size)
+
+
+def _head_macs(config: PreTrainedConfig) -> int:
     return int(config.hidden_size * (config.hidden_size + config.num_labels))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,49 +18,42 @@ __all__ = ["BatchInputs"]
 
 @dataclass(frozen=True)
 class BatchInputs:
-    """Inputs of BERT, all padded to ``[batch, seq]``.
+    """Inputs of one pass, all padded to ``[batch, seq]``.
 
     Attributes:
-        tokens: ids int64 ``[batch, seq]``, or embeddings ``[batch, seq, hidden_size]``.
+        fields: what the embeddings take: ``input_ids`` int64 ``[batch, seq]`` or ``inputs_embeds``
+            ``[batch, seq, width]``, ``position_ids`` and the family's token inputs, int64 ``[batch, seq]``.
         attention_mask: ``[batch, seq]``, non-zero = live.
-        token_type_ids: int64 ``[batch, seq]``.
-        position_ids: int64 ``[batch, seq]``.
     """
 
-    tokens: Tensor
+    fields: dict[str, Tensor]
     attention_mask: Tensor
-    token_type_ids: Tensor
-    position_ids: Tensor
 
     @classmethod
-    def checked(
-        cls,
-        input_ids: Tensor | None,
-        attention_mask: Tensor | None,
-        token_type_ids: Tensor | None,
-        position_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-        *,
-        max_positions: int,
-    ) -> BatchInputs:
+    def checked(cls, family: ModelFamily, config: Any, **given: Tensor | None) -> BatchInputs:
         """Fill in the defaults and check the shapes.
 
+        Args:
+            family: tells which inputs there are and what the positions are.
+            config: the model's configuration.
+            **given: the model's inputs. DistilBERT and RoBERTa checkpoints come with tokenizers that make token types
+                all the same, so those that the family has no embeddings for are left out.
+
         Raises:
-            mp_plugins.ArgumentError: a shape is wrong, or the texts have more than ``max_positions`` tokens.
+            mp_plugins.ArgumentError: a shape is wrong, or the texts have more tokens than the model has positions.
         """
-        tokens = _tokens(input_ids, inputs_embeds)
-        batch, seq = tokens.shape[:2]
-        if seq > max_positions and position_ids is None:
+        tokens = _tokens(given.get("input_ids"), given.get("inputs_embeds"))
+        positions = given.get("position_ids")
+        limit = family.max_positions(config)
+        if tokens.shape[1] > limit and positions is None:
             raise argument_error(
-                "input_ids", f"must have at most {max_positions} positions", seq, "truncate with the tokenizer"
+                "input_ids", f"must have at most {limit} positions", tokens.shape[1], "truncate with the tokenizer"
             )
-        indices = torch.arange(seq, device=tokens.device).expand(batch, seq)
-        return cls(
-            tokens,
-            _filled("attention_mask", attention_mask, torch.ones_like(indices)),
-            _filled("token_type_ids", token_type_ids, torch.zeros_like(indices)),
-            _filled("position_ids", position_ids, indices),
-        )
+        zeros = torch.zeros(tokens.shape[:2], dtype=torch.int64, device=tokens.device)
+        fields = {name: _filled(name, given.get(name), zeros) for name in family.token_inputs}
+        fields["position_ids"] = _filled("position_ids", positions, family.position_ids(config, tokens))
+        fields["input_ids" if tokens.dim() == 2 else "inputs_embeds"] = tokens
+        return cls(fields, _filled("attention_mask", given.get("attention_mask"), torch.ones_like(zeros)))
 
     def lay_out(
         self, family: ModelFamily, backbone: nn.Module, num_heads: int, *, compact: bool, soft: bool = False
@@ -74,15 +68,10 @@ class BatchInputs:
             soft: the tokens get weights (not with ``compact``).
         """
         rows, packing = unpad(self.attention_mask)
-        fields = {
-            "input_ids" if self.tokens.dim() == 2 else "inputs_embeds": self.tokens,
-            "token_type_ids": self.token_type_ids,
-            "position_ids": self.position_ids,
-        }
         if not compact:
-            hidden = family.embed(backbone, **fields)
+            hidden = family.embed(backbone, **self.fields)
             return MaskedLayout(family, num_heads, packing, hidden, self.attention_mask != 0, soft=soft)
-        packed = {name: field.flatten(0, 1)[rows][None] for name, field in fields.items()}
+        packed = {name: field.flatten(0, 1)[rows][None] for name, field in self.fields.items()}
         return CompactLayout(family, num_heads, packing, family.embed(backbone, **packed)[0])
 
 

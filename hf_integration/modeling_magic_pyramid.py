@@ -1,38 +1,35 @@
-"""Magic Pyramid models for transformers: token pruning and early exit over a BERT backbone."""
+"""The Magic Pyramid for sequence classification: token pruning and early exit over the backbone of any family."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-from transformers import BertConfig, BertForSequenceClassification
+from torch import Tensor, nn
 
-from hf_integration.configuration_magic_pyramid import MagicPyramidConfig, is_regression, speed_settings
-from hf_integration.early_exit import InternalClassifier, InternalClassifiers
+from hf_integration.base_model import PyramidModel, keep_changes
+from hf_integration.configuration_magic_pyramid import speed_settings
+from hf_integration.early_exit import InternalClassifiers
 from hf_integration.encoder import EncoderResult, PyramidEncoder, RunOptions
-from hf_integration.families import ModelFamily
 from hf_integration.flops import pyramid_flops
 from hf_integration.inputs import BatchInputs
+from hf_integration.losses import classification_loss
 from hf_integration.outputs import ExitStates, MagicPyramidSequenceClassifierOutput
-from hf_integration.token_pruning import TokenPruner
-from mp_plugins import UnsupportedError, argument_error, create_plugin_manager, load_registry
+from mp_plugins import argument_error, load_registry
 
 __all__ = ["MagicPyramidForSequenceClassification"]
 
 
-class MagicPyramidForSequenceClassification(BertForSequenceClassification):
-    """BERT for sequence classification that computes each text only as wide and as deep as it needs.
+class MagicPyramidForSequenceClassification(PyramidModel):
+    """A classifier of texts that computes each one only as wide and as deep as it needs.
 
-    A fresh model, or one loaded from a plain BERT checkpoint, gives BERT's logits. Samples leave in evaluation mode
-    only; tokens are pruned in both modes.
+    A fresh model, or one loaded from a plain checkpoint, gives the plain model's logits. Samples leave in evaluation
+    mode only; tokens are pruned in both modes.
 
-    [CLS] is the first token that the attention mask leaves; with padding on the left that differs from BERT, which
-    reads position 0 there.
+    [CLS] is the first token that the attention mask leaves; with padding on the left that differs from the plain
+    models, which read position 0 there.
 
     Args:
-        config: a plain :class:`transformers.BertConfig` is taken with default settings.
+        config: a plain model's configuration is taken with default settings.
 
     Raises:
         mp_plugins.PluginError: no plug-in has registered the criterion or the pruner that the configuration names.
@@ -42,33 +39,11 @@ class MagicPyramidForSequenceClassification(BertForSequenceClassification):
         >>> model.set_speed(exit_threshold=0.1)
     """
 
-    config_class = MagicPyramidConfig
-    # The layers are not called as modules, so their checkpointing wrapper would not run.
-    supports_gradient_checkpointing = False
-    # Absent from every plain BERT checkpoint, and neutral until they are trained: not worth a warning.
-    _keys_to_ignore_on_load_missing = (r"^internal_classifiers\.", r"^token_pruner\.")
-    # The loss is the mean over the batch; without this, Trainer would take the ** of BERT's forward for more.
-    accepts_loss_kwargs = False
+    head = "ForSequenceClassification"
 
-    def __init__(self, config: BertConfig) -> None:
-        if not isinstance(config, MagicPyramidConfig):
-            config = MagicPyramidConfig.from_bert(config)
-        super().__init__(config)
-        # One manager for the three look-ups: finding the entry points is most of their cost.
-        plugins = create_plugin_manager()
-        self.family: ModelFamily = load_registry("model_families", plugins)["bert"]
-        self.exit_criterion = load_registry("exit_criteria", plugins)[config.exit_criterion]()
-        self.internal_classifiers = InternalClassifiers(config)
-        self.token_pruner: TokenPruner | None = None
-        if config.token_pruner is not None:
-            self.token_pruner = load_registry("token_pruners", plugins)[config.token_pruner](config)
-        # A second time, for the modules above; those that are initialised already are left alone.
-        self.post_init()
-
-    def _init_weights(self, module: torch.nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, (InternalClassifier, TokenPruner)):
-            module.reset_parameters()
+    def own_modules(self) -> list[nn.Module]:
+        """See :meth:`PyramidModel.own_modules`."""
+        return [*super().own_modules(), self.internal_classifiers]
 
     def set_speed(
         self,
@@ -95,8 +70,7 @@ class MagicPyramidForSequenceClassification(BertForSequenceClassification):
             changes.update(speed_settings(speed), max_layers=None)
         if exit_threshold is not None:
             changes["exit_threshold"] = exit_threshold
-        if keep_threshold is not None:
-            changes.update(keep_threshold=None if keep_threshold == "learned" else keep_threshold, keep_scale=1.0)
+        changes.update(keep_changes(keep_threshold))
         if max_layers is not None:
             changes["max_layers"] = max_layers
         explicit = exit_threshold is not None or keep_threshold is not None or max_layers is not None
@@ -104,8 +78,7 @@ class MagicPyramidForSequenceClassification(BertForSequenceClassification):
         self.config.updated(changes)
         if max_layers is not None and max_layers < self.config.num_hidden_layers:
             self._require_trained(max_layers)
-        for name, value in changes.items():
-            setattr(self.config, name, value)
+        self._change(changes)
 
     def forward(
         self,
@@ -119,7 +92,8 @@ class MagicPyramidForSequenceClassification(BertForSequenceClassification):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         soft_temperature: float | None = None,
-    ) -> MagicPyramidSequenceClassifierOutput | tuple[Any, ...]:
+        task_type_ids: Tensor | None = None,
+    ) -> Any:
         """Classify a batch.
 
         Args:
@@ -133,40 +107,38 @@ class MagicPyramidForSequenceClassification(BertForSequenceClassification):
             output_hidden_states: only for a neutral model.
             return_dict: ``False`` gives a tuple without the empty fields.
             soft_temperature: prune with sigmoid masks of this temperature (training).
+            task_type_ids: int64 ``[batch, seq]``, of ERNIE alone.
 
         Returns:
-            :class:`MagicPyramidSequenceClassifierOutput`.
+            :class:`MagicPyramidSequenceClassifierOutput`, or a tuple of its fields that are not empty.
 
         Raises:
             mp_plugins.ArgumentError: an input has a wrong shape, or a sample has no live token.
             mp_plugins.UnsupportedError: hidden states or attentions of a model that is not neutral.
         """
-        inputs = self._checked(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+            "task_type_ids": task_type_ids,
+        }
+        inputs = self._checked(**given)
         options = self._options(soft_temperature=soft_temperature)
         result = self._run(inputs, options)
         lengths = (inputs.attention_mask != 0).sum(1)
         output = MagicPyramidSequenceClassifierOutput(
-            loss=None if labels is None else self._loss(result.logits, labels),
+            loss=None if labels is None else classification_loss(result.logits, labels, self.config),
             logits=result.logits,
             exit_layer=result.exit_layer,
             tokens_kept=result.kept,
             flops=pyramid_flops(result.attended, result.kept.detach(), lengths, result.exits_asked, self.config),
         )
-        wanted = {
-            "output_attentions": self.config.output_attentions if output_attentions is None else output_attentions,
-            "output_hidden_states": (
-                self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-            ),
-        }
-        if any(wanted.values()):
-            self._require_neutral(options)
-            # Nothing is pruned, so these are BERT's own states, from BERT's own code.
-            states = super().forward(
-                input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **wanted
-            )
-            output.hidden_states, output.attentions = states.hidden_states, states.attentions
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        return output if return_dict else tuple(output.to_tuple())
+        self._add_states(
+            output, given, {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        )
+        return self._returned(output, return_dict)
 
     def exit_states(self, **batch: Tensor) -> ExitStates:
         """Run all layers without exits, and return what each internal classifier would read.
@@ -174,15 +146,14 @@ class MagicPyramidForSequenceClassification(BertForSequenceClassification):
         Args:
             **batch: ``input_ids``, ``attention_mask``, ... as for :meth:`forward`, without labels.
         """
-        names = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
-        inputs = self._checked(*(batch.get(name) for name in names))
-        result = self._run(inputs, RunOptions(record_pooled=True))
+        result = self._run(self._checked(**batch), RunOptions(record_pooled=True))
         if result.pooled is None:
             raise argument_error("exit_layers", "must name at least one depth", [], "set it in the configuration")
         return ExitStates(result.pooled, result.logits, result.attended, result.kept)
 
-    def _checked(self, *inputs: Tensor | None) -> BatchInputs:
-        return BatchInputs.checked(*inputs, max_positions=self.config.max_position_embeddings)
+    def _add_modules(self, plugins: Any) -> None:
+        self.exit_criterion = load_registry("exit_criteria", plugins)[self.config.exit_criterion]()
+        self.internal_classifiers = InternalClassifiers(self.config)
 
     def _options(self, soft_temperature: float | None) -> RunOptions:
         config = self.config
@@ -198,11 +169,9 @@ class MagicPyramidForSequenceClassification(BertForSequenceClassification):
         )
 
     def _run(self, inputs: BatchInputs, options: RunOptions) -> EncoderResult:
-        soft = options.soft_temperature is not None
-        compact = self.config.execution == "compact" and not soft
-        layout = inputs.lay_out(self.family, self.bert, self.config.num_attention_heads, compact=compact, soft=soft)
+        layout = self._lay_out(inputs, soft=options.soft_temperature is not None)
         encoder = PyramidEncoder(
-            layers=self.family.layers(self.bert),
+            layers=self.family.layers(self.base_model),
             pruning_depths=self.config.pruning_depths,
             pruner=self.token_pruner,
             classifiers=self.internal_classifiers,
@@ -211,13 +180,9 @@ class MagicPyramidForSequenceClassification(BertForSequenceClassification):
         )
         return encoder.run(layout, options)
 
-    def _require_neutral(self, options: RunOptions) -> None:
-        pruning = self.token_pruner is not None and self.token_pruner.is_active()
-        if pruning or options.exit_threshold > 0 or options.max_layers is not None:
-            raise UnsupportedError(
-                "hidden states and attentions exist only where every token passes every layer: "
-                "call set_speed(0.0) first, or leave out output_hidden_states and output_attentions"
-            )
+    def _is_neutral(self) -> bool:
+        exits = not self.training and (self.config.exit_threshold > 0 or self.config.max_layers is not None)
+        return super()._is_neutral() and not exits
 
     def _require_trained(self, depth: int) -> None:
         if not self.internal_classifiers.is_trained(depth):
@@ -227,16 +192,3 @@ class MagicPyramidForSequenceClassification(BertForSequenceClassification):
                 depth,
                 "run the `exits` stage first",
             )
-
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        config = self.config
-        if config.problem_type is None:
-            # As BERT does: the first labels tell, and the configuration remembers.
-            whole = not labels.is_floating_point()
-            kinds = "single_label_classification" if whole else "multi_label_classification"
-            config.problem_type = "regression" if is_regression(config) else kinds
-        if config.problem_type == "regression":
-            return functional.mse_loss(logits.reshape(labels.shape).float(), labels.float())
-        if config.problem_type == "multi_label_classification":
-            return functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-        return functional.cross_entropy(logits.reshape(-1, config.num_labels), labels.reshape(-1))

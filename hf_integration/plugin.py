@@ -39,11 +39,13 @@ def mp_register_exit_criteria(registry: mp_plugins.Registry[type[Any]]) -> None:
 
 @mp_plugins.hookimpl
 def mp_register_model_families(registry: mp_plugins.Registry[Any]) -> None:
-    """Register BERT, and make the Auto classes know the model type: whoever asks for families is about to use them."""
-    from hf_integration import BertFamily, register
+    """Register our families, and make the Auto classes know them: whoever asks for families is about to use them."""
+    from hf_integration.families import FAMILIES
+    from hf_integration.registration import register_family
 
-    register()
-    registry.register("bert", BertFamily())
+    for family in FAMILIES:
+        register_family(family)
+        registry.register(family.model_type, family)
 
 
 @mp_plugins.hookimpl

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,73 +11,81 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    BertConfig,
-    BertForSequenceClassification,
-    BertTokenizerFast,
+    PreTrainedConfig,
+    PreTrainedModel,
 )
+from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
 
-from hf_integration.configuration_magic_pyramid import MagicPyramidConfig
+from hf_integration.base_model import PyramidModel, model_class
+from hf_integration.configuration_magic_pyramid import MagicPyramidConfig, config_class
+from hf_integration.families import ModelFamily
 from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
-from mp_plugins import argument_error
+from mp_plugins import argument_error, load_registry
 
-__all__ = ["attach", "detach", "install", "register", "uninstall"]
+__all__ = ["attach", "detach", "install", "register", "register_family", "uninstall"]
+
+_HEADS: tuple[tuple[Any, Any], ...] = ((AutoModelForSequenceClassification, MagicPyramidForSequenceClassification),)
 
 
 def register() -> None:
-    """Make the Auto classes know ``model_type`` ``"magic_pyramid"``. Calling it again changes nothing."""
-    AutoConfig.register(MagicPyramidConfig.model_type, MagicPyramidConfig, exist_ok=True)
-    AutoModelForSequenceClassification.register(
-        MagicPyramidConfig, MagicPyramidForSequenceClassification, exist_ok=True
-    )
-    AutoTokenizer.register(MagicPyramidConfig, fast_tokenizer_class=BertTokenizerFast, exist_ok=True)
+    """Make the Auto classes know the model types of all families. Calling it again changes nothing."""
+    for family in _families():
+        register_family(family)
+
+
+def register_family(family: ModelFamily) -> None:
+    """Make the Auto classes know the Magic Pyramid model type of ``family``, for all heads."""
+    ours, plain = config_class(family), family.plain_class("Config")
+    AutoConfig.register(ours.model_type, ours, exist_ok=True)
+    for auto, head in _HEADS:
+        auto.register(ours, model_class(head, family), exist_ok=True)
+    if plain in TOKENIZER_MAPPING:
+        AutoTokenizer.register(ours, TOKENIZER_MAPPING[plain], exist_ok=True)
 
 
 def install() -> None:
-    """Make ``AutoModelForSequenceClassification`` load BERT checkpoints as Magic Pyramid models, and :func:`register`.
+    """Make the Auto classes load plain checkpoints of every family as Magic Pyramid models, and :func:`register`.
 
     Models that exist already are not touched. :func:`uninstall` takes it back; calling either twice changes nothing.
     """
-    register()
-    # The mapping's own register: that of the Auto class refuses a model class whose config_class is another.
-    _sequence_classification().register(BertConfig, MagicPyramidForSequenceClassification, exist_ok=True)
+    for family in _families():
+        register_family(family)
+        for auto, head in _HEADS:
+            # The mapping's own register: that of the Auto class refuses a model class whose config_class is another.
+            auto._model_mapping.register(family.plain_class("Config"), model_class(head, family), exist_ok=True)
 
 
 def uninstall() -> None:
-    """Take :func:`install` back: BERT checkpoints load as BERT models again. The registered model type stays."""
-    extra = _sequence_classification()._extra_content
-    if extra.get(BertConfig) is MagicPyramidForSequenceClassification:
-        del extra[BertConfig]
+    """Take :func:`install` back: plain checkpoints load as plain models again. The registered model types stay."""
+    for auto, _ in _HEADS:
+        # There is no public way back from a registration; transformers' own tests take this one too.
+        extra = auto._model_mapping._extra_content
+        for config, model in list(extra.items()):
+            if issubclass(model, PyramidModel) and not issubclass(config, MagicPyramidConfig):
+                del extra[config]
 
 
-def attach(model: BertForSequenceClassification, **settings: Any) -> MagicPyramidForSequenceClassification:
-    """Return a Magic Pyramid over a BERT classifier in memory. The parameters are shared, not copied.
+def attach(model: PreTrainedModel, **settings: Any) -> Any:
+    """Return a Magic Pyramid over a plain model in memory. The parameters are shared, not copied.
 
     Args:
         model: stays usable as it is; device, dtype and training mode carry over.
         **settings: fields of :class:`MagicPyramidConfig`.
 
     Raises:
-        mp_plugins.ArgumentError: ``model`` is not a BERT sequence classifier or a setting is out of range.
+        mp_plugins.ArgumentError: ``model`` is not of a family and head that are known, or a setting is out of range.
     """
-    if isinstance(model, MagicPyramidForSequenceClassification) or type(model) is not BertForSequenceClassification:
-        raise argument_error(
-            "model",
-            "must be a transformers.BertForSequenceClassification",
-            f"a {type(model).__name__}",
-            "load a BERT checkpoint with AutoModelForSequenceClassification; settings of a Magic Pyramid change "
-            "with set_speed",
-        )
+    made = _pyramid_class(model)
     unknown = settings.keys() - MagicPyramidConfig.setting_names()
     if unknown:
         known = ", ".join(sorted(MagicPyramidConfig.setting_names()))
         raise argument_error("settings", f"must be among {known}", sorted(unknown), "see MagicPyramidConfig")
-    config = MagicPyramidConfig.from_bert(model.config, **settings)
+    config = MagicPyramidConfig.from_plain(model.config, **settings)
     # Built without memory: all of the backbone is replaced by the model's own modules.
     with torch.device("meta"):
-        pyramid = MagicPyramidForSequenceClassification(config)
+        pyramid = made(config)
     _share(model, pyramid)
-    own = [pyramid.internal_classifiers] + ([] if pyramid.token_pruner is None else [pyramid.token_pruner])
-    for module in own:
+    for module in pyramid.own_modules():
         module.to_empty(device=model.device)
         module.to(model.dtype)
         module.apply(pyramid._init_weights)
@@ -86,8 +95,8 @@ def attach(model: BertForSequenceClassification, **settings: Any) -> MagicPyrami
     return pyramid
 
 
-def detach(model: MagicPyramidForSequenceClassification) -> BertForSequenceClassification:
-    """Return the plain BERT classifier of a Magic Pyramid, sharing its parameters: the attached one, if it is one.
+def detach(model: PyramidModel) -> Any:
+    """Return the plain model of a Magic Pyramid, sharing its parameters: the attached one, if it is one.
 
     Args:
         model: stays usable.
@@ -95,7 +104,7 @@ def detach(model: MagicPyramidForSequenceClassification) -> BertForSequenceClass
     Raises:
         mp_plugins.ArgumentError: ``model`` is not a Magic Pyramid.
     """
-    if not isinstance(model, MagicPyramidForSequenceClassification):
+    if not isinstance(model, PyramidModel):
         raise argument_error(
             "model", "must be a Magic Pyramid model", f"a {type(model).__name__}", "pass what attach() returned"
         )
@@ -104,25 +113,43 @@ def detach(model: MagicPyramidForSequenceClassification) -> BertForSequenceClass
         plain = attached[0]
     else:
         with torch.device("meta"):
-            plain = BertForSequenceClassification(_plain_config(model.config))
+            plain = model.family.plain_class(model.head)(_plain_config(model))
         _share(model, plain)
     return plain.train(model.training)
 
 
-def _share(source: BertForSequenceClassification, target: BertForSequenceClassification) -> None:
-    for name in ("bert", "dropout", "classifier"):
-        setattr(target, name, getattr(source, name))
+def _families() -> Iterator[ModelFamily]:
+    yield from load_registry("model_families").values()
 
 
-def _plain_config(config: MagicPyramidConfig) -> BertConfig:
+def _pyramid_class(model: PreTrainedModel) -> Any:
+    """Return our class for the family and the head of a plain model."""
+    if not isinstance(model, PyramidModel):
+        for family in _families():
+            for _, head in _HEADS:
+                # Not isinstance: what a class derived from it computes is not known.
+                if type(model) is family.plain_class(head.head):
+                    return model_class(head, family)
+    raise argument_error(
+        "model",
+        "must be a plain transformers model of a supported family and head, such as BertForSequenceClassification",
+        f"a {type(model).__name__}",
+        "load a checkpoint with AutoModelForSequenceClassification; settings of a Magic Pyramid change with set_speed",
+    )
+
+
+def _share(source: PreTrainedModel, target: PreTrainedModel) -> None:
+    """Give ``target`` the modules of ``source`` that both classes have; it loses those that ``source`` lacks."""
+    own = set(map(id, target.own_modules() if isinstance(target, PyramidModel) else ()))
+    for name, module in list(target.named_children()):
+        if id(module) not in own:
+            setattr(target, name, getattr(source, name))
+
+
+def _plain_config(model: PyramidModel) -> PreTrainedConfig:
     fields = {
         name: value
-        for name, value in copy.deepcopy(config).to_dict().items()
+        for name, value in copy.deepcopy(model.config).to_dict().items()
         if name not in MagicPyramidConfig.setting_names() and name not in ("model_type", "keys_to_ignore_at_inference")
     }
-    return BertConfig(**fields)
-
-
-def _sequence_classification() -> Any:
-    # There is no public way back from a registration; transformers' own tests take this one too.
-    return AutoModelForSequenceClassification._model_mapping
+    return model.family.plain_class("Config")(**fields)

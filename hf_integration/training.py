@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from hf_integration.configuration_magic_pyramid import is_regression
+from hf_integration.configuration_checks import is_regression
 from hf_integration.exit_training import CachedExits, collect_exit_states, distillation_loss, standardise_from
 from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
 from mp_plugins import argument_error

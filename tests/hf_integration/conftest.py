@@ -11,6 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 import hf_integration
+from mp_plugins import load_registry
 
 TINY: dict[str, Any] = {
     "vocab_size": 99,
@@ -39,15 +40,33 @@ def _clean_registration() -> Iterator[None]:
     hf_integration.uninstall()
 
 
+TINY_BY_FAMILY: dict[str, dict[str, Any]] = {
+    "bert": TINY,
+    "ernie": {**TINY, "use_task_id": True},
+    # Positions start behind the padding id, 1.
+    "roberta": {**TINY, "max_position_embeddings": 42},
+    "xlm-roberta": {**TINY, "max_position_embeddings": 42},
+    "camembert": {**TINY, "max_position_embeddings": 42},
+    "electra": {**TINY, "embedding_size": 16},
+    "distilbert": {
+        "vocab_size": 99,
+        "dim": 32,
+        "n_layers": 4,
+        "n_heads": 4,
+        "hidden_dim": 37,
+        "max_position_embeddings": 40,
+        "num_labels": 3,
+    },
+}
+
+
 def spread(model: torch.nn.Module) -> torch.nn.Module:
     """Scale random weights up, so that attention is uneven and logits differ between inputs."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "LayerNorm" not in name and "keep_thresholds" not in name:
-                scale = {"bert.embeddings": 0.7, "internal_classifiers.heads": 0.15}.get(
-                    ".".join(name.split(".")[:2]), 0.35
-                )
+            if "LayerNorm" not in name and "layer_norm" not in name and "keep_thresholds" not in name:
+                scale = 0.7 if ".embeddings." in name else 0.15 if name.startswith("internal_classifiers") else 0.35
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
     return model.eval()
 
@@ -57,6 +76,40 @@ def make_bert() -> Callable[..., BertForSequenceClassification]:
     def make(**fields: Any) -> BertForSequenceClassification:
         torch.manual_seed(0)
         return spread(BertForSequenceClassification(BertConfig(**{**TINY, **fields})))
+
+    return make
+
+
+@pytest.fixture(scope="session", params=sorted(TINY_BY_FAMILY))
+def family(request: pytest.FixtureRequest) -> Any:
+    return load_registry("model_families")[request.param]
+
+
+@pytest.fixture(scope="session")
+def make_plain() -> Callable[..., Any]:
+    """Return a maker of tiny plain models of a family, by the kind of their class."""
+
+    def make(family: Any, kind: str = "ForSequenceClassification", **fields: Any) -> Any:
+        torch.manual_seed(0)
+        config = family.plain_class("Config")(**{**TINY_BY_FAMILY[family.model_type], **fields})
+        return spread(family.plain_class(kind)(config))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_inputs(make_batch: Callable[..., dict[str, torch.Tensor]]) -> Callable[..., dict[str, torch.Tensor]]:
+    """Return a maker of batches with every input that a family takes, padded as its tokenizers do."""
+
+    def make(family: Any, lengths: list[int], seed: int = 0) -> dict[str, torch.Tensor]:
+        batch = make_batch(lengths, seed)
+        mask, ids = batch["attention_mask"], batch.pop("input_ids")
+        padding = family.plain_class("Config")().pad_token_id
+        # 2 and above: no word looks like padding.
+        inputs = {"input_ids": torch.where(mask == 1, ids.clamp_min(2), padding), "attention_mask": mask}
+        if family.model_type == "ernie":
+            inputs["task_type_ids"] = batch["token_type_ids"] + mask
+        return inputs | ({"token_type_ids": batch["token_type_ids"]} if family.token_inputs else {})
 
     return make
 

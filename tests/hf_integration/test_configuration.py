@@ -3,9 +3,17 @@ from __future__ import annotations
 import logging
 
 import pytest
-from transformers import BertConfig, DistilBertConfig
+from transformers import (
+    AlbertConfig,
+    BertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    GPT2Config,
+    ModernBertConfig,
+    MPNetConfig,
+)
 
-from hf_integration import MagicPyramidConfig
+from hf_integration import MagicPyramidConfig, MagicPyramidForSequenceClassification
 from mp_plugins import ArgumentError, UnsupportedError
 
 
@@ -82,10 +90,19 @@ def test_settings_given_to_from_pretrained_are_checked_too(tmp_path):
         MagicPyramidConfig.from_pretrained(tmp_path, exit_threshold=7)
 
 
-def test_another_checkpoint_is_refused(tmp_path):
+@pytest.mark.parametrize("plain", [AlbertConfig, DebertaV2Config, MPNetConfig, ModernBertConfig, GPT2Config])
+def test_other_families_are_refused_with_the_reason(tmp_path, plain):
+    plain().save_pretrained(tmp_path)
+    expected = rf"one of the types bert, .*, got model type '{plain.model_type}': (its?|no plug-in) .*; pass"
+    for make in (MagicPyramidConfig.from_pretrained, MagicPyramidForSequenceClassification.from_pretrained):
+        with pytest.raises(ArgumentError, match=expected):
+            make(tmp_path)
+
+
+def test_the_class_of_one_family_refuses_another(tmp_path):
     DistilBertConfig().save_pretrained(tmp_path)
-    with pytest.raises(ArgumentError, match="must be a BERT checkpoint, got model type 'distilbert'"):
-        MagicPyramidConfig.from_pretrained(tmp_path)
+    with pytest.raises(ArgumentError, match="must be a checkpoint of type 'bert', got model type 'distilbert'"):
+        type(MagicPyramidConfig()).from_pretrained(tmp_path)
 
 
 def test_round_trip_keeps_every_field(tmp_path):

@@ -57,9 +57,9 @@ def test_our_objects_come_in_by_the_entry_point():
 def test_the_entry_point_registers_the_model_type(python):
     code = (
         "import mp_plugins; mp_plugins.load_registry('model_families'); "
-        "from transformers import AutoConfig; print(type(AutoConfig.for_model('magic_pyramid')).__name__)"
+        "from transformers import AutoConfig; print(type(AutoConfig.for_model('magic_pyramid_roberta')).__name__)"
     )
-    assert python(code) == "MagicPyramidConfig"
+    assert python(code) == "MagicPyramidRobertaConfig"
 
 
 def test_diagnostics_tell_versions_and_what_is_missing(monkeypatch):

@@ -1,0 +1,172 @@
+"""What the Magic Pyramid models of all families and heads have in common."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hf_integration.configuration_magic_pyramid import MagicPyramidConfig, config_class, family_of, speed_settings
+from hf_integration.early_exit import InternalClassifier
+from hf_integration.families import ModelFamily
+from hf_integration.inputs import BatchInputs
+from hf_integration.layouts import Layout
+from hf_integration.token_pruning import TokenPruner
+from mp_plugins import UnsupportedError, create_plugin_manager, load_registry
+
+__all__ = ["PyramidModel", "keep_changes", "model_class"]
+
+
+class PyramidModel(PreTrainedModel):
+    """A head over a backbone that prunes tokens, whatever the family.
+
+    A subclass stands for one head. Below it, every family has a class that inherits from it and from the family's own
+    class for that head (:func:`model_class`); calling the subclass, or its ``from_pretrained``, makes that of the
+    configuration's family.
+
+    Args:
+        config: a plain model's configuration is taken with default settings.
+
+    Raises:
+        mp_plugins.PluginError: no plug-in has registered the pruner that the configuration names.
+    """
+
+    # What the names of the plain classes for this head end with.
+    head: ClassVar[str]
+    family: ModelFamily
+    # The layers are not called as modules, so their checkpointing wrapper would not run.
+    supports_gradient_checkpointing = False
+    # Absent from every plain checkpoint, and neutral until they are trained: not worth a warning.
+    _keys_to_ignore_on_load_missing = (r"^internal_classifiers\.", r"^token_pruner\.")
+    # The loss is the mean over the batch; without this, Trainer would take the ** of the plain forward for more.
+    accepts_loss_kwargs = False
+
+    def __new__(cls, *args: Any, **_: Any) -> PyramidModel:
+        """Make the class that is asked for, or that of the configuration's family."""
+        if not hasattr(cls, "family"):
+            cls = model_class(cls, family_of(args[0].model_type, "config"))
+        made: PyramidModel = super().__new__(cls)
+        return made
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        if not isinstance(config, MagicPyramidConfig):
+            config = MagicPyramidConfig.from_plain(config)
+        super().__init__(config)
+        # One manager for all look-ups: finding the entry points is most of their cost.
+        plugins = create_plugin_manager()
+        self.token_pruner: TokenPruner | None = None
+        if config.token_pruner is not None:
+            self.token_pruner = load_registry("token_pruners", plugins)[config.token_pruner](config)
+        self._add_modules(plugins)
+        # A second time, for the modules above; those that are initialised already are left alone.
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a checkpoint, plain or of ours; see :meth:`transformers.PreTrainedModel.from_pretrained`."""
+        made = cls
+        if not hasattr(cls, "family"):
+            config = kwargs.get("config")
+            if not isinstance(config, PreTrainedConfig):
+                config = MagicPyramidConfig.from_pretrained(pretrained_model_name_or_path, **kwargs)
+            made = model_class(cls, family_of(config.model_type, "pretrained_model_name_or_path"))
+        return super(PyramidModel, made).from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    def own_modules(self) -> list[torch.nn.Module]:
+        """Return the modules that the plain model does not have."""
+        return [] if self.token_pruner is None else [self.token_pruner]
+
+    def set_speed(
+        self, speed: float | None = None, *, keep_threshold: float | list[float] | Literal["learned"] | None = None
+    ) -> None:
+        """Choose how fast the model is. What is not given stays as it is; what is chosen is saved with the model.
+
+        Args:
+            speed: 0.0 = the plain model, 1.0 = fastest; sets the strength of pruning.
+            keep_threshold: cut on the importance, one number or one per pruning layer; ``"learned"`` returns to the
+                learned cuts.
+
+        Raises:
+            mp_plugins.ArgumentError: a value is out of range. The model is left as it was.
+        """
+        changes: dict[str, Any] = {"speed": speed if keep_threshold is None else None}
+        if speed is not None:
+            changes["keep_scale"] = speed_settings(speed)["keep_scale"]
+        self._change({**changes, **keep_changes(keep_threshold)})
+
+    def _add_modules(self, plugins: Any) -> None:
+        """Add what the head needs beside the pruner. A hook for subclasses."""
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, (InternalClassifier, TokenPruner)):
+            module.reset_parameters()
+
+    def _change(self, changes: Mapping[str, Any]) -> None:
+        self.config.updated(changes)
+        for name, value in changes.items():
+            setattr(self.config, name, value)
+
+    def _checked(self, **inputs: Tensor | None) -> BatchInputs:
+        return BatchInputs.checked(self.family, self.config, **inputs)
+
+    def _lay_out(self, inputs: BatchInputs, *, soft: bool) -> Layout:
+        compact = self.config.execution == "compact" and not soft
+        heads = self.config.num_attention_heads
+        return inputs.lay_out(self.family, self.base_model, heads, compact=compact, soft=soft)
+
+    def _is_neutral(self) -> bool:
+        return self.token_pruner is None or not self.token_pruner.is_active()
+
+    def _add_states(self, output: Any, inputs: Mapping[str, Tensor | None], wanted: Mapping[str, bool | None]) -> None:
+        """Fill in the hidden states and attentions, where ``wanted`` or else the configuration asks for them."""
+        asked = {name: getattr(self.config, name) if choice is None else choice for name, choice in wanted.items()}
+        if not any(asked.values()):
+            return
+        if not self._is_neutral():
+            raise UnsupportedError(
+                "hidden states and attentions exist only where every token passes every layer: "
+                "call set_speed(0.0) first, or leave out output_hidden_states and output_attentions"
+            )
+        # Nothing is pruned, so these are the plain model's own states, from its own code.
+        given = {name: tensor for name, tensor in inputs.items() if tensor is not None}
+        plain = self.family.plain_class(self.head)
+        states = plain.forward(self, **given, return_dict=True, **asked)
+        output.hidden_states, output.attentions = states.hidden_states, states.attentions
+
+    def _returned(self, output: Any, return_dict: bool | None) -> Any:
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if return_dict else tuple(output.to_tuple())
+
+
+def model_class(head: Any, family: ModelFamily) -> Any:
+    """Return the class of a head (a subclass of :class:`PyramidModel`) for one family, the same at every call."""
+    return _derived(head, family)
+
+
+@functools.cache
+def _derived(head: Any, family: ModelFamily) -> Any:
+    plain = family.plain_class(head.head)
+    name = f"MagicPyramid{family.class_prefix}{head.head}"
+    body = {
+        "family": family,
+        "config_class": config_class(family),
+        "__doc__": f":class:`{head.__name__}` over :class:`transformers.{plain.__name__}`.",
+        "__module__": head.__module__,
+    }
+    made = type(name, (head, plain), body)
+    # Pickle looks classes up by module and name.
+    setattr(sys.modules[head.__module__], name, made)
+    return made
+
+
+def keep_changes(keep_threshold: float | list[float] | Literal["learned"] | None) -> dict[str, Any]:
+    """Return the fields that a ``keep_threshold`` of ``set_speed`` changes."""
+    if keep_threshold is None:
+        return {}
+    return {"keep_threshold": None if keep_threshold == "learned" else keep_threshold, "keep_scale": 1.0}

@@ -1,0 +1,120 @@
+"""The rules for the settings of a Magic Pyramid."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mp_plugins import UnsupportedError, argument_error
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from hf_integration.configuration_magic_pyramid import MagicPyramidConfig
+
+__all__ = ["check_settings", "check_unit", "is_regression"]
+
+_EXECUTIONS = ("compact", "masked")
+
+
+def check_settings(config: MagicPyramidConfig) -> None:
+    """Check the settings against each other and against the shape of the model.
+
+    Raises:
+        mp_plugins.ArgumentError: a rule of :class:`MagicPyramidConfig` is broken; the message names the field.
+        mp_plugins.UnsupportedError: the architecture is not a plain encoder with absolute positions.
+    """
+    _check_architecture(config)
+    last = config.num_hidden_layers - 1
+    _check_layers("exit_layers", config.exit_layers, first=0, last=last)
+    _check_layers("pruning_layers", config.pruning_layers, first=1, last=last)
+    check_unit("exit_threshold", config.exit_threshold)
+    check_unit("keep_scale", config.keep_scale)
+    _check_keep_threshold(config)
+    _check_max_layers(config)
+    _check_names(config)
+    if config.exit_threshold > 0 and is_regression(config):
+        raise argument_error(
+            "exit_threshold",
+            "must be 0 for a regression head, which has no uncertainty",
+            config.exit_threshold,
+            "use `max_layers` or `keep_threshold` to make it faster",
+        )
+
+
+def check_unit(argument: str, value: object) -> None:
+    """Check that ``value`` is a number from 0 to 1, or raise the error that names ``argument``."""
+    # `not 0 <= value` also catches NaN.
+    if not (_is_number(value) and 0 <= value <= 1):  # type: ignore[operator]
+        raise argument_error(argument, "must be a number from 0 to 1", repr(value), "0 is neutral, 1 is fastest")
+
+
+def is_regression(config: PreTrainedConfig) -> bool:
+    """Tell whether the head predicts numbers: the same rule by which the plain models pick their loss."""
+    return config.problem_type == "regression" or (config.problem_type is None and config.num_labels == 1)
+
+
+def _check_architecture(config: MagicPyramidConfig) -> None:
+    positions = getattr(config, "position_embedding_type", "absolute")
+    decodes = getattr(config, "is_decoder", False)
+    crosses = getattr(config, "add_cross_attention", False)
+    if decodes or crosses or positions != "absolute":
+        raise UnsupportedError(
+            "Magic Pyramid supports encoders with absolute positions, "
+            f"got is_decoder={decodes}, add_cross_attention={crosses}, position_embedding_type={positions!r}: "
+            "use a plain encoder"
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_index(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_layers(argument: str, layers: list[int] | None, *, first: int, last: int) -> None:
+    if layers is None:
+        return
+    if not all(_is_index(layer) and first <= layer <= last for layer in layers) or len(set(layers)) != len(layers):
+        raise argument_error(
+            argument, f"must be distinct integers from {first} to {last}", layers, "leave it out to use all of them"
+        )
+
+
+def _check_keep_threshold(config: MagicPyramidConfig) -> None:
+    value = config.keep_threshold
+    if value is None:
+        return
+    cuts = value if isinstance(value, list) else [value] * len(config.pruning_depths)
+    if config.token_pruner is None or len(cuts) != len(config.pruning_depths):
+        raise argument_error(
+            "keep_threshold",
+            f"must be one number or one per pruning layer ({len(config.pruning_depths)})",
+            value,
+            "see `token_pruner` and `pruning_layers`",
+        )
+    for cut in [*cuts, *([] if isinstance(value, list) else [value])]:
+        if not (_is_number(cut) and 0 <= cut < float("inf")):
+            raise argument_error(
+                "keep_threshold", "must be finite and at least 0", value, "0 keeps all, 1 cuts below-average tokens"
+            )
+
+
+def _check_max_layers(config: MagicPyramidConfig) -> None:
+    allowed = sorted({*config.exit_depths, config.num_hidden_layers})
+    if config.max_layers is not None and not (_is_index(config.max_layers) and config.max_layers in allowed):
+        raise argument_error(
+            "max_layers",
+            f"must be a depth with a classifier, one of {allowed}",
+            repr(config.max_layers),
+            "add the depth to `exit_layers` or choose another",
+        )
+
+
+def _check_names(config: MagicPyramidConfig) -> None:
+    if config.execution not in _EXECUTIONS:
+        raise argument_error("execution", f"must be one of {_EXECUTIONS}", repr(config.execution), "use 'compact'")
+    for argument, name in (("exit_criterion", config.exit_criterion), ("token_pruner", config.token_pruner)):
+        if not isinstance(name, str) and not (argument == "token_pruner" and name is None):
+            raise argument_error(argument, "must be the name of a plug-in object", repr(name), "see its documentation")

@@ -1,0 +1,71 @@
+"""The losses of the heads, with their labels checked: an index out of range is an abort without a name on a GPU."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedConfig
+
+from hf_integration.configuration_checks import is_regression
+from mp_plugins import argument_error
+
+__all__ = ["classification_loss"]
+
+# What transformers' collators write where there is no label; torch's default too.
+_IGNORED = -100
+
+
+def classification_loss(logits: Tensor, labels: Tensor, config: PreTrainedConfig) -> Tensor:
+    """Return the loss of a batch of texts, a scalar.
+
+    Args:
+        logits: ``[batch, num_labels]``.
+        labels: int64 ``[batch]``, or float ``[batch, num_labels]`` for multi-label and regression heads.
+        config: tells the kind of problem; where it does not, the labels do, and the configuration remembers.
+
+    Raises:
+        mp_plugins.ArgumentError: a shape is wrong, or a class label is out of range.
+    """
+    if config.problem_type is None:
+        # As the plain models do: the first labels tell.
+        whole = not labels.is_floating_point()
+        kinds = "single_label_classification" if whole else "multi_label_classification"
+        config.problem_type = "regression" if is_regression(config) else kinds
+    if config.problem_type == "single_label_classification":
+        return class_loss(logits, labels)
+    if labels.numel() != logits.numel():
+        raise argument_error(
+            "labels",
+            f"must have the shape {tuple(logits.shape)} for {config.problem_type}",
+            tuple(labels.shape),
+            "pass one number per output",
+        )
+    if config.problem_type == "regression":
+        return functional.mse_loss(logits.reshape(labels.shape).float(), labels.float())
+    return functional.binary_cross_entropy_with_logits(logits, labels.reshape(logits.shape).to(logits.dtype))
+
+
+def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of class labels, a scalar.
+
+    Args:
+        logits: ``[..., classes]``.
+        labels: int64 ``[...]`` from 0 to ``classes - 1``, or -100 where there is none.
+
+    Raises:
+        mp_plugins.ArgumentError: the shape is wrong, a label is out of range or not a whole number.
+    """
+    classes = logits.shape[-1]
+    if labels.numel() * classes != logits.numel():
+        raise argument_error(
+            "labels", f"must have the shape {tuple(logits.shape[:-1])}", tuple(labels.shape), "pass one label per row"
+        )
+    wrong = (labels != _IGNORED) & ((labels < 0) | (labels >= classes))
+    if labels.is_floating_point() or bool(wrong.any()):
+        raise argument_error(
+            "labels",
+            f"must be whole numbers from 0 to {classes - 1}, or {_IGNORED} to leave one out",
+            sorted(set(labels[wrong].tolist())) or labels.dtype,
+            "set num_labels in the configuration to the number of classes",
+        )
+    return functional.cross_entropy(logits.reshape(-1, classes), labels.reshape(-1).long(), ignore_index=_IGNORED)
