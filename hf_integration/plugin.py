@@ -13,6 +13,7 @@ __all__ = [
     "mp_register_diagnostics",
     "mp_register_exit_criteria",
     "mp_register_model_families",
+    "mp_register_subcommands",
     "mp_register_token_pruners",
 ]
 
@@ -56,6 +57,15 @@ def mp_register_demo_parts(registry: mp_plugins.Registry[mp_plugins.DemoPart]) -
 
     registry.register("classify-texts", ClassificationPart())
     registry.register("embed-texts", EmbeddingsPart())
+
+
+@mp_plugins.hookimpl
+def mp_register_subcommands(registry: mp_plugins.Registry[mp_plugins.Subcommand]) -> None:
+    """Register ``train`` and ``calibrate``."""
+    from hf_integration import calibrate_command, train_command
+
+    registry.register("train", train_command.SUBCOMMAND)
+    registry.register("calibrate", calibrate_command.SUBCOMMAND)
 
 
 @mp_plugins.hookimpl

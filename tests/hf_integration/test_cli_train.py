@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
+
+import hf_integration
+from hf_integration import checkpoint_files, staged_training
+from mp_plugins import cli
+
+WORDS = [f"word{index}" for index in range(20)]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+SHORT = ["--epochs", "finetune=8", "soft=1", "hard=1", "exits=8", "--num-threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    """A random BERT without a head, with a tokenizer, as a folder."""
+    folder = tmp_path_factory.mktemp("bert")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(SPECIAL + WORDS),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=37,
+        max_position_embeddings=40,
+    )
+    BertModel(config).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(SPECIAL + WORDS) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizerFast"}', encoding="utf-8")
+    return folder
+
+
+def write_texts(path, count, seed=0):
+    """The class is which of two words occurs."""
+    rng = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        kind = rng.choice(["sport", "trade"])
+        words = [*rng.choices(WORDS[2:], k=rng.randint(2, 8)), WORDS[0] if kind == "sport" else WORDS[1]]
+        rng.shuffle(words)
+        rows.append(f"{' '.join(words)},{kind}")
+    path.write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    return write_texts(tmp_path_factory.mktemp("texts") / "train.csv", 60)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, backbone, texts):
+    out = tmp_path_factory.mktemp("trained") / "model"
+    assert cli.main(["train", str(backbone), str(texts), str(out), *SHORT]) == 0
+    return out
+
+
+def run(capsys, *arguments):
+    capsys.readouterr()
+    code = cli.main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def fails(capsys, *arguments):
+    """Return the exit code and the message, which must be the last line and the only one of its kind."""
+    code, out, err = run(capsys, *arguments)
+    assert out == ""
+    lines = [line for line in err.splitlines() if line.startswith("magic-pyramid: error:")]
+    assert lines == err.splitlines()[-1:]
+    return code, lines[0]
+
+
+def test_all_stages_leave_a_model_that_loads_and_knows_its_labels(trained):
+    hf_integration.register()
+    model = AutoModelForSequenceClassification.from_pretrained(trained)
+    tokenizer = AutoTokenizer.from_pretrained(trained)
+    assert type(model) is hf_integration.MagicPyramidForSequenceClassification
+    assert model.config.label2id == {"sport": 0, "trade": 1}
+    assert all(model.internal_classifiers.is_trained(depth) for depth in (0, 1))
+    assert tokenizer.model_max_length == 40
+    batch = tokenizer([f"{WORDS[0]} {WORDS[5]}", f"{WORDS[1]} {WORDS[5]}"], return_tensors="pt")
+    assert model(**batch).logits.shape == (2, 2)
+    assert sorted(path.name for path in trained.iterdir() if path.is_dir() or path.name.startswith(".")) == []
+    state = json.loads((trained / staged_training.STATE_FILE).read_text())
+    assert state["complete"]
+    assert [report["stage"] for report in state["finished"]] == ["finetune", "soft", "hard", "exits"]
+
+
+def test_a_finished_run_is_not_repeated(capsys, backbone, texts, trained):
+    before = (trained / "model.safetensors").stat().st_mtime_ns
+    code, out, _ = run(capsys, "train", backbone, texts, trained, *SHORT, "--json")
+    assert code == 0
+    assert [report["stage"] for report in json.loads(out)["stages"]] == ["finetune", "soft", "hard", "exits"]
+    assert (trained / "model.safetensors").stat().st_mtime_ns == before
+
+
+class Killed(BaseException):
+    """What no handler of errors catches, as a signal would be."""
+
+
+def kill_at(monkeypatch, module, name, call):
+    """Raise in place of the given call (counted from 1) of a function."""
+    original, calls = getattr(module, name), []
+
+    def replaced(*arguments, **options):
+        calls.append(1)
+        if len(calls) == call:
+            raise Killed
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(module, name, replaced)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "call", "kept"),
+    [
+        (staged_training, "save_checkpoint", 1, []),
+        (staged_training, "write_json", 2, []),
+        (staged_training, "save_checkpoint", 3, ["finetune", "soft"]),
+        (staged_training, "publish_folder", 1, ["finetune", "soft", "hard", "exits"]),
+        (checkpoint_files.shutil, "copyfile", 2, ["finetune", "soft", "hard", "exits"]),
+    ],
+)
+def test_a_killed_run_resumes_without_losing_a_stage(
+    capsys, monkeypatch, tmp_path, backbone, texts, trained, module, name, call, kept
+):
+    out = tmp_path / "model"
+    command = ["train", str(backbone), str(texts), str(out), *SHORT]
+    with monkeypatch.context() as patch:
+        kill_at(patch, module, name, call)
+        with pytest.raises(Killed):
+            cli.main(command)
+    state = json.loads((out / staged_training.STATE_FILE).read_text())
+    assert [report["stage"] for report in state["finished"]] == kept
+    assert not (out / "config.json").exists()
+    started = []
+    original = staged_training.run_stages
+    monkeypatch.setattr(
+        staged_training, "run_stages", lambda *a, **k: (started.extend(k["stages"]), original(*a, **k))[1]
+    )
+    assert run(capsys, *command)[0] == 0
+    assert started == ["finetune", "soft", "hard", "exits"][len(kept) :]
+    # The same end as without the interruption.
+    hf_integration.register()
+    whole, resumed = (AutoModelForSequenceClassification.from_pretrained(folder) for folder in (trained, out))
+    for key, tensor in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[key], tensor, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_quick_trains_exits_alone_on_a_fine_tuned_checkpoint(capsys, tmp_path, backbone, texts):
+    fine, fast = tmp_path / "fine", tmp_path / "fast"
+    only = ["--stages", "finetune", "--epochs", "finetune=8"]
+    assert run(capsys, "train", backbone, texts, fine, *only)[0] == 0
+    code, out, _ = run(capsys, "train", fine, texts, fast, "--quick", "--epochs", "exits=8")
+    assert code == 0
+    assert "Trained on 60 texts of the columns 'text', 'label'" in out
+    assert f"magic-pyramid calibrate {fast}" in out
+    before, after = (AutoModelForSequenceClassification.from_pretrained(folder).state_dict() for folder in (fine, fast))
+    changed = {key.split(".")[0] for key, tensor in before.items() if not torch.equal(tensor, after[key])}
+    assert changed == {"internal_classifiers"}
+
+
+def test_wrong_input_fails_in_one_line(capsys, tmp_path, backbone, texts, trained):
+    out = tmp_path / "out"
+    empty = tmp_path / "empty.csv"
+    empty.write_text("", encoding="utf-8")
+    strange = tmp_path / "strange.csv"
+    strange.write_text("text,label\na,music\nb,sport\n", encoding="utf-8")
+    cases = [
+        (["train", backbone, empty, out], 1, "`DATA` must hold at least one row"),
+        (["train", backbone, tmp_path / "no.csv", out], 1, "No such file"),
+        (["train", backbone, texts, out, "--text-column", "body"], 1, "`--text-column` must be one of"),
+        (["train", backbone, texts, out, "--max-length", "99"], 1, "`--max-length` must be from 3 to 40"),
+        (["train", backbone, texts, out, "--quick", "--label-column", "label"], 1, "labels of the model"),
+        (["train", trained, strange, out, "--quick"], 1, "got 'music'"),
+        (["train", tmp_path / "no", texts, out], 1, ""),
+        (["train", backbone, texts, trained.parent], 1, "`OUT` must be empty"),
+        (["train", backbone, texts, trained], 1, "where epochs differ"),
+        (["train", backbone, texts, out, "--seed", "-1"], 2, "`--seed`"),
+        (["train", backbone, texts, out, "--num-threads", "0"], 2, "`--num-threads`"),
+        (["train", backbone, texts, out, "--epochs", "soft=none"], 2, "`--epochs` must be STAGE=N"),
+        (["train", backbone, texts, out, "--quick", "--epochs", "soft=1"], 2, "a stage that runs (exits)"),
+    ]
+    for arguments, expected, message in cases:
+        code, error = fails(capsys, *arguments)
+        assert (code, message in error) == (expected, True), error
+        assert not out.exists(), "nothing is left of a run that could not start"
+
+
+def test_quick_refuses_a_checkpoint_without_a_head(capsys, tmp_path, backbone):
+    numbered = tmp_path / "numbered.csv"
+    numbered.write_text("text,label\nword1,0\nword2,1\n", encoding="utf-8")
+    code, error = fails(capsys, "train", backbone, numbered, tmp_path / "out", "--quick")
+    assert code == 1
+    assert "`MODEL` must be fine-tuned already" in error
+
+
+def config_of(folder):
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
+def test_calibrate_stores_the_threshold_and_nothing_else(capsys, tmp_path, trained):
+    held_out = write_texts(tmp_path / "held-out.csv", 60, seed=1)
+    before = config_of(trained)
+    command = ["calibrate", trained, held_out, "--max-loss", "0.3", "--confidence", "0.9"]
+    code, out, _ = run(capsys, *command, "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert report["samples"] == 60
+    after = config_of(trained)
+    assert after == {**before, "exit_threshold": report["exit_threshold"], "max_layers": None, "speed": None}
+    assert AutoModelForSequenceClassification.from_pretrained(trained).config.exit_threshold > 0
+    code, out, _ = run(capsys, *command)
+    assert code == 0
+    assert "with a confidence of 0.9 the accuracy is at most 0.3 below" in out
+
+
+def test_calibrate_that_fails_changes_nothing(capsys, tmp_path, trained, backbone):
+    few = write_texts(tmp_path / "few.csv", 5, seed=1)
+    before = (trained / "config.json").read_bytes()
+    cases = [
+        (["calibrate", trained, few], 1, "5 calibration samples are too few"),
+        (["calibrate", trained, few, "--max-loss", "0"], 2, "`--max-loss` must be between 0 and 1"),
+        (["calibrate", trained, few, "--confidence", "1"], 2, "`--confidence` must be between 0 and 1"),
+        (["calibrate", tmp_path, few], 2, "`MODEL` must be the folder of a saved model"),
+        (["calibrate", trained, few, "--label-column", "text"], 1, "labels of the model"),
+    ]
+    for arguments, expected, message in cases:
+        code, error = fails(capsys, *arguments)
+        assert (code, message in error) == (expected, True), error
+    numbered = tmp_path / "numbered.csv"
+    numbered.write_text("text,label\nword1,0\nword2,1\n", encoding="utf-8")
+    code, error = fails(capsys, "calibrate", backbone, numbered)
+    assert code == 1
+    assert "trained internal classifiers" in error
+    assert (trained / "config.json").read_bytes() == before
+    assert not list(trained.glob(".*"))
+
+
+@pytest.mark.parametrize("command", ["train", "calibrate"])
+def test_help_teaches_by_example(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"magic-pyramid {command} " in capsys.readouterr().out
