@@ -2,158 +2,11 @@
 
 #include "mp/threads.h"
 
+#include "graph_walk.h"
+
 #include <stdatomic.h>
 
-#define LOOKAHEAD 4 /* neighbours whose codes are on their way while four are scored */
 #define QUERIES_PER_CHUNK 4
-
-struct links {
-    const int32_t *ids; /* up to the first negative one */
-    size_t max;
-};
-
-static inline struct links links_at_0(const struct mp_graph *graph, size_t node) {
-    if (graph->offsets)
-        return (struct links){graph->neighbors + graph->offsets[node], graph->max_links0};
-    const uint8_t *ids = graph->links0 + node * graph->items.code_stride;
-    return (struct links){(const int32_t *)(const void *)ids, graph->max_links0};
-}
-
-static struct links links_above_0(const struct mp_graph *graph, size_t node, size_t level) {
-    if (!graph->offsets) {
-        const size_t block = graph->upper_start[node] + level - 1;
-        return (struct links){graph->upper + block * graph->max_links, graph->max_links};
-    }
-    /* A damaged link may lead to a node that has no such level; its range ends where the next node's begins. */
-    const size_t begin = graph->offsets[node] + (size_t)graph->cum[level];
-    const size_t wanted = (size_t)(graph->cum[level + 1] - graph->cum[level]);
-    const size_t end = graph->offsets[node + 1];
-    const size_t left = begin < end ? end - begin : 0;
-    return (struct links){graph->neighbors + begin, wanted < left ? wanted : left};
-}
-
-/* The pool: candidates in ascending order of rank. Here a rank's low word is id << 1 | expanded, which sorts alike. A
- * sorted array costs a short memmove per insertion, and both ends that a search looks at are at hand; two heaps cost
- * two sifts and the branches that go with them. */
-struct pool {
-    uint64_t *ranks;
-    size_t size, capacity;
-    size_t next; /* everything before is expanded */
-};
-
-static inline void pool_insert(struct pool *pool, uint64_t rank) {
-    if (pool->size == pool->capacity) {
-        if (rank >= pool->ranks[pool->size - 1])
-            return;
-        pool->size--;
-    }
-    size_t at = 0;
-    for (size_t left = pool->size; left > 0;) {
-        /* A mask, not a branch or what a compiler may turn into one: each step is a coin toss. */
-        const size_t half = (left + 1) / 2;
-        at += half & -(size_t)(pool->ranks[at + half - 1] < rank);
-        left -= half;
-    }
-    memmove(pool->ranks + at + 1, pool->ranks + at, (pool->size - at) * sizeof(uint64_t));
-    pool->ranks[at] = rank;
-    pool->size++;
-    pool->next = at < pool->next ? at : pool->next;
-}
-
-/* Marks the nearest unexpanded candidate as expanded; false if there is none. */
-static inline bool pool_take(struct pool *pool, uint32_t *node) {
-    while (pool->next < pool->size) {
-        const uint64_t rank = pool->ranks[pool->next];
-        pool->ranks[pool->next++] = rank | 1;
-        if (!(rank & 1)) {
-            *node = (uint32_t)rank >> 1;
-            return true;
-        }
-    }
-    return false;
-}
-
-struct walk {
-    const struct mp_graph *graph;
-    const struct mp_query *query;
-    float weight;
-    uint16_t *visited, epoch;
-    uint32_t *fresh; /* room for max_links0 + 3 */
-};
-
-/* The links of a node that this search has not seen, padded to a multiple of four with copies of the last. */
-static inline size_t collect_fresh(const struct walk *walk, struct links links) {
-    size_t count = 0;
-    for (size_t i = 0; i < links.max && links.ids[i] >= 0; i++) {
-        const uint32_t id = (uint32_t)links.ids[i];
-        walk->fresh[count] = id; /* without a branch: which links are new is a coin toss */
-        count += walk->visited[id] != walk->epoch;
-        walk->visited[id] = walk->epoch;
-    }
-    for (size_t i = count; count > 0 && i < count + 3; i++)
-        walk->fresh[i] = walk->fresh[count - 1];
-    return count;
-}
-
-static inline void score4(const struct walk *walk, const uint32_t ids[4], float keys[4]) {
-    const struct mp_items *items = &walk->graph->items;
-    const uint8_t *codes[4];
-    int32_t dots[4];
-    for (int i = 0; i < 4; i++)
-        codes[i] = mp_item_code(items, ids[i]);
-    items->kernels->dot4(codes, walk->query->high, items->dim, dots);
-    for (int i = 0; i < 4; i++)
-        keys[i] = mp_key(items, walk->weight, ids[i], dots[i]);
-}
-
-static void expand(const struct walk *walk, struct pool *pool, uint32_t node) {
-    const struct mp_items *items = &walk->graph->items;
-    const size_t count = collect_fresh(walk, links_at_0(walk->graph, node));
-    for (size_t i = 0; i < count && i < LOOKAHEAD + 4; i++)
-        mp_prefetch_item(items, walk->fresh[i]);
-    for (size_t i = 0; i < count; i += 4) {
-        float keys[4];
-        for (size_t j = i + LOOKAHEAD + 4; j < count && j < i + LOOKAHEAD + 8; j++)
-            mp_prefetch_item(items, walk->fresh[j]);
-        score4(walk, walk->fresh + i, keys);
-        for (size_t j = 0; j < 4 && i + j < count; j++)
-            pool_insert(pool, (uint64_t)mp_order_of(keys[j]) << 32 | walk->fresh[i + j] << 1);
-    }
-}
-
-static size_t search_level_0(const struct walk *walk, struct pool *pool, uint32_t entry, float entry_key) {
-    uint32_t node;
-    walk->visited[entry] = walk->epoch;
-    pool_insert(pool, (uint64_t)mp_order_of(entry_key) << 32 | entry << 1);
-    while (pool_take(pool, &node))
-        expand(walk, pool, node);
-    return pool->size;
-}
-
-/* Moves to the nearest neighbour as long as that gets nearer. */
-static uint32_t descend(const struct walk *walk, uint32_t node, size_t level, float *key) {
-    for (uint32_t from = UINT32_MAX; from != node;) {
-        const struct links links = links_above_0(walk->graph, node, level);
-        from = node;
-        for (size_t i = 0; i < links.max && links.ids[i] >= 0; i += 4) {
-            uint32_t ids[4];
-            float keys[4];
-            size_t count = 0;
-            for (; count < 4 && i + count < links.max && links.ids[i + count] >= 0; count++)
-                ids[count] = (uint32_t)links.ids[i + count];
-            for (size_t j = count; j < 4; j++)
-                ids[j] = ids[0];
-            score4(walk, ids, keys);
-            for (size_t j = 0; j < count; j++) {
-                if (keys[j] < *key) {
-                    *key = keys[j];
-                    node = ids[j];
-                }
-            }
-        }
-    }
-    return node;
-}
 
 struct search {
     const struct mp_graph *graph;
@@ -174,11 +27,11 @@ static void search_row(const struct search *search, struct walk *walk, struct mp
     size_t count = 0;
     if (items->n > 0) {
         uint32_t node = (uint32_t)search->graph->entry_point;
-        const int32_t dot = items->kernels->dot(mp_item_code(items, node), query->high, items->dim);
-        float key = mp_key(items, walk->weight, node, dot);
+        float key = key_of(walk, node);
         for (size_t level = search->graph->max_level; level > 0; level--)
             node = descend(walk, node, level, &key);
-        count = search_level_0(walk, &pool, node, key);
+        search_level(walk, &pool, 0, node, key);
+        count = pool.size;
     }
     const size_t rescored = mp_n_rescored(search->k, count);
     for (size_t i = 0; i < rescored; i++)

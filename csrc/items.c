@@ -49,11 +49,15 @@ static void rescore4(const struct mp_items *items, const struct mp_query *query,
     }
 }
 
+void mp_exact_ranks(const struct mp_items *items, const struct mp_query *query, uint64_t *ranks, size_t count) {
+    for (size_t i = 0; i < count; i += 4)
+        rescore4(items, query, ranks + i, count - i < 4 ? count - i : 4);
+}
+
 void mp_rescore(const struct mp_items *items, const struct mp_query *query, uint64_t *ranks, size_t count, size_t k,
                 float *distances, int64_t *ids) {
     const float sign = items->metric == MP_METRIC_IP ? -1.0f : 1.0f;
-    for (size_t i = 0; i < count; i += 4)
-        rescore4(items, query, ranks + i, count - i < 4 ? count - i : 4);
+    mp_exact_ranks(items, query, ranks, count);
     mp_sort_ranks(ranks, count);
     for (size_t i = 0; i < k; i++) {
         distances[i] = i < count ? sign * mp_rank_key(ranks[i]) + 0.0f : sign * INFINITY;

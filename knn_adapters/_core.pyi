@@ -137,6 +137,81 @@ class PackedGraphSearcher:
     def nbytes_graph(self) -> int:
         """Bytes that links of all levels take."""
 
+class HnswGraph:
+    """An HNSW graph over codes that grows while it is searched: hnswlib's algorithm and parameters.
+
+    Ids are 0, 1, ... in order of insertion. Any number of threads may add and search at once; with one thread, equal
+    input and seed give equal graphs, at every level. Unlike the searchers it copies ``scale`` and ``offset``.
+
+    Args:
+        dim: dimension of the vectors, 1 to 65536.
+        capacity: number of nodes to make room for.
+        scale: step of each dimension.
+        offset: offset of each dimension.
+        metric: ``"l2"`` or ``"ip"``.
+        max_m: hnswlib's M, 2 to 10000: links of a node on upper levels; level 0 has twice as many.
+        ef_construction: breadth of the search that finds links; ``max_m`` at least is used.
+        seed: of the levels that nodes get.
+        level: SIMD level.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        capacity: int,
+        scale: npt.NDArray[np.float32],
+        offset: npt.NDArray[np.float32],
+        metric: str,
+        *,
+        max_m: int = ...,
+        ef_construction: int = ...,
+        seed: int = ...,
+        level: str = ...,
+    ) -> None: ...
+    def add(self, vectors: npt.NDArray[np.float32], *, num_threads: int = ...) -> npt.NDArray[np.int64]:
+        """Add vectors and return their ids; adds none if there is no room for all."""
+
+    def search(
+        self, queries: npt.NDArray[np.float32], k: int, ef: int, *, num_threads: int = ...
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Search; nodes that are being added meanwhile may be found or not."""
+
+    def resize(self, capacity: int) -> None:
+        """Make room for ``capacity`` nodes, at least :attr:`count`; waits for insertions, not for searches."""
+
+    def codes(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Return the codes of some nodes, ``(len(ids), d)``."""
+
+    def level_of(self, node: int) -> int:
+        """Return the highest level that a node is in."""
+
+    def links(self, node: int, level: int) -> npt.NDArray[np.int32]:
+        """Return the ids that a node links to on a level."""
+
+    @property
+    def entry_point(self) -> int:
+        """The node that searches begin at, -1 if there is none."""
+
+    @property
+    def max_level(self) -> int:
+        """The level of the entry point, -1 if there is none."""
+
+    @property
+    def count(self) -> int:
+        """Number of nodes."""
+
+    @property
+    def capacity(self) -> int:
+        """Number of nodes that there is room for."""
+
+    @property
+    def nbytes_codes(self) -> int:
+        """Bytes that codes and norms take, padding and unused room included."""
+
+    @property
+    def nbytes_graph(self) -> int:
+        """Bytes that links of all levels take, unused room included."""
+
 class ForestSearcher:
     """Annoy's search: split planes are walked best-first, the leaves' items are scored over codes.
 

@@ -73,15 +73,6 @@ bool all_finite(const float *values, size_t count) {
     throw nb::value_error(text.c_str());
 }
 
-mp_metric metric_of(const char *name) {
-    if (std::strcmp(name, "l2") == 0)
-        return MP_METRIC_L2;
-    if (std::strcmp(name, "ip") == 0)
-        return MP_METRIC_IP;
-    fail("`metric` must be \"l2\" or \"ip\", got \"" + std::string(name) +
-         "\": for cosine normalise the vectors and use \"ip\"");
-}
-
 std::string level_names() {
     const mp_kernels *levels[MP_MAX_LEVELS];
     const size_t count = mp_simd_available(levels);
@@ -186,6 +177,15 @@ Items::Items(nb::handle codes_object, nb::handle norms_object, nb::handle scale,
     items.offset = quantization.offset.as<float>();
 }
 
+mp_metric metric_of(const char *name) {
+    if (std::strcmp(name, "l2") == 0)
+        return MP_METRIC_L2;
+    if (std::strcmp(name, "ip") == 0)
+        return MP_METRIC_IP;
+    fail("`metric` must be \"l2\" or \"ip\", got \"" + std::string(name) +
+         "\": for cosine normalise the vectors and use \"ip\"");
+}
+
 const mp_kernels *find_kernels(const char *level) {
     if (std::strcmp(level, "auto") != 0)
         return named_kernels(level, "level", "use \"auto\" to get the best one");
@@ -221,6 +221,19 @@ void require_length(const Array &array, const char *name, size_t expected, const
     if (array.shape(0) != expected)
         fail("`" + std::string(name) + "` must have length " + std::to_string(expected) + ", " + meaning + ", got " +
              std::to_string(array.shape(0)));
+}
+
+void require_columns(const Array &array, const char *name, size_t dim) {
+    if (array.shape(1) != dim)
+        fail("`" + std::string(name) + "` must have " + std::to_string(dim) + " columns as the codes do, got " +
+             std::to_string(array.shape(1)) + ": use vectors of the indexed dimension");
+}
+
+int64_t in_range(int64_t value, int64_t least, int64_t most, const char *name, const char *meaning) {
+    if (value < least || value > most)
+        fail("`" + std::string(name) + "` must be " + std::to_string(least) + " to " + std::to_string(most) + ", got " +
+             std::to_string(value) + ": pass " + meaning);
+    return value;
 }
 
 int64_t at_least_one(int64_t value, const char *name, const char *meaning) {

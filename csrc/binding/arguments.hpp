@@ -56,6 +56,8 @@ struct Items {
           const char *level);
 };
 
+mp_metric metric_of(const char *name);
+
 // Kernels by name; "auto" is the best that the machine has or what MP_SIMD_LEVEL says.
 const mp_kernels *find_kernels(const char *level);
 
@@ -66,6 +68,9 @@ size_t checked_bits(int bits);
 // must fit.
 size_t dim_of(const Array &codes, nb::handle scale, size_t bits);
 void require_length(const Array &array, const char *name, size_t expected, const char *meaning);
+void require_columns(const Array &array, const char *name, size_t dim);
+// Returns what lies between `least` and `most`.
+int64_t in_range(int64_t value, int64_t least, int64_t most, const char *name, const char *meaning);
 int64_t at_least_one(int64_t value, const char *name, const char *meaning);
 
 // Raises what the core reports.

@@ -156,4 +156,5 @@ NB_MODULE(_core, module) {
     module.def("fold_query", &mp::fold_query, nb::arg("query"), nb::arg("scale"), nb::arg("offset"),
                "Return (high, low, unit, bias): <query, x> ~ bias + unit * sum((256 * high + low) * code).");
     mp::bind_searchers(module);
+    mp::bind_hnsw(module);
 }

@@ -76,6 +76,9 @@ static inline float mp_key(const struct mp_items *items, float weight, size_t id
 /* How many candidates of the 8-bit query are worth the 16-bit one to find the best k of n. */
 size_t mp_n_rescored(size_t k, size_t n);
 
+/* Replaces the keys of `ranks` by the distance (l2) or minus the similarity (ip) of the 16-bit query. */
+void mp_exact_ranks(const struct mp_items *items, const struct mp_query *query, uint64_t *ranks, size_t count);
+
 /* Turns `count` candidates (any order; only the ids of `ranks` are read, all are overwritten) into the k results. */
 void mp_rescore(const struct mp_items *items, const struct mp_query *query, uint64_t *ranks, size_t count, size_t k,
                 float *distances, int64_t *ids);

@@ -1,0 +1,180 @@
+// The graph that grows.
+#include "search_call.hpp"
+#include "searchers.hpp"
+
+#include <algorithm>
+#include <limits>
+
+extern "C" {
+#include "mp/hnsw.h"
+}
+
+namespace mp {
+namespace {
+
+class HnswGraph {
+  public:
+    HnswGraph(int64_t dim, int64_t capacity, nb::handle scale, nb::handle offset, const char *metric, int64_t max_m,
+              int64_t ef_construction, uint64_t seed, const char *level) {
+        const size_t checked = checked_dim(static_cast<size_t>(std::max<int64_t>(dim, 0)));
+        const Quantization by(scale, offset, checked);
+        check_capacity(capacity);
+        in_range(max_m, 2, MP_HNSW_MAX_LINKS, "max_m", "hnswlib's M");
+        in_range(ef_construction, 1, MP_MAX_ITEMS, "ef_construction", "the breadth of the search that finds links");
+        const mp_hnsw_settings settings = {checked,
+                                           static_cast<size_t>(capacity),
+                                           by.scale.as<float>(),
+                                           by.offset.as<float>(),
+                                           metric_of(metric),
+                                           find_kernels(level),
+                                           static_cast<size_t>(max_m),
+                                           static_cast<size_t>(std::max(ef_construction, max_m)),
+                                           seed};
+        raise_if_failed(mp_hnsw_create(&hnsw_, &settings));
+        dim_ = checked;
+        max_m_ = static_cast<size_t>(max_m);
+    }
+    ~HnswGraph() {
+        mp_hnsw_free(hnsw_);
+    }
+    HnswGraph(const HnswGraph &) = delete;
+
+    nb::object add(nb::handle vectors_object, int num_threads) {
+        const Array vectors = finite_array(vectors_object, "vectors", 2);
+        require_columns(vectors, "vectors", dim_);
+        const size_t n = vectors.shape(0);
+        nb::object result = empty_array(nb::int_(n), "int64");
+        Array out(result, "result", "int64", 1);
+        size_t first = 0;
+        mp_status status;
+        {
+            nb::gil_scoped_release release;
+            status = mp_hnsw_add(hnsw_, vectors.as<float>(), n, num_threads, &first);
+        }
+        raise_if_failed(status);
+        for (size_t i = 0; i < n; i++)
+            out.as_writable<int64_t>()[i] = static_cast<int64_t>(first + i);
+        return result;
+    }
+    nb::tuple search(nb::handle queries, int64_t k, int64_t ef, int num_threads) {
+        at_least_one(ef, "ef", "the number of candidates to keep, k or more");
+        return search_with(queries, k, dim_,
+                           [&](const float *rows, size_t n, size_t n_neighbors, float *distances, int64_t *ids) {
+                               return mp_hnsw_search(hnsw_, rows, n, n_neighbors, static_cast<size_t>(ef), num_threads,
+                                                     distances, ids);
+                           });
+    }
+    void resize(int64_t capacity) {
+        check_capacity(capacity);
+        mp_status status;
+        {
+            nb::gil_scoped_release release;
+            status = mp_hnsw_resize(hnsw_, static_cast<size_t>(capacity));
+        }
+        raise_if_failed(status);
+    }
+    nb::object codes(nb::handle ids_object) {
+        const Array ids(ids_object, "ids", "int64", 1);
+        nb::object result = empty_array(nb::make_tuple(ids.shape(0), dim_), "uint8");
+        Array out(result, "result", "uint8", 2);
+        const View view(hnsw_);
+        for (size_t i = 0; i < ids.shape(0); i++) {
+            const size_t id = checked_id(ids.as<int64_t>()[i]);
+            std::copy_n(mp_item_code(&view.view.graph.items, id), dim_, out.as_writable<uint8_t>() + i * dim_);
+        }
+        return result;
+    }
+    size_t level_of(int64_t id) {
+        const View view(hnsw_);
+        return mp_hnsw_level(&view.view, checked_id(id));
+    }
+    nb::object links(int64_t id, int64_t level) {
+        const View view(hnsw_);
+        const size_t node = checked_id(id);
+        in_range(level, 0, static_cast<int64_t>(mp_hnsw_level(&view.view, node)), "level", "a level of that node");
+        nb::object result = empty_array(nb::int_(2 * max_m_), "int32");
+        Array out(result, "result", "int32", 1);
+        const size_t count = mp_hnsw_links(&view.view, node, static_cast<size_t>(level), out.as_writable<int32_t>());
+        return result[nb::slice(nb::int_(0), nb::int_(count), nb::none())];
+    }
+    int64_t entry_point() {
+        const View view(hnsw_);
+        return view.view.graph.items.n ? static_cast<int64_t>(view.view.graph.entry_point) : -1;
+    }
+    int64_t max_level() {
+        const View view(hnsw_);
+        return view.view.graph.items.n ? static_cast<int64_t>(view.view.graph.max_level) : -1;
+    }
+    size_t count() const {
+        return mp_hnsw_count(hnsw_);
+    }
+    size_t capacity() const {
+        return mp_hnsw_capacity(hnsw_);
+    }
+    size_t nbytes_codes() const {
+        size_t codes, graph;
+        mp_hnsw_nbytes(hnsw_, &codes, &graph);
+        return codes;
+    }
+    size_t nbytes_graph() const {
+        size_t codes, graph;
+        mp_hnsw_nbytes(hnsw_, &codes, &graph);
+        return graph;
+    }
+
+  private:
+    struct View {
+        explicit View(mp_hnsw *hnsw) : hnsw_(hnsw) {
+            mp_hnsw_borrow(hnsw, &view);
+        }
+        ~View() {
+            mp_hnsw_return(hnsw_, &view);
+        }
+        View(const View &) = delete;
+        mp_hnsw_view view;
+
+      private:
+        mp_hnsw *hnsw_;
+    };
+
+    mp_hnsw *hnsw_ = nullptr;
+    size_t dim_ = 0, max_m_ = 0;
+
+    static void check_capacity(int64_t capacity) {
+        in_range(capacity, 0, MP_MAX_ITEMS, "capacity", "the number of nodes to make room for");
+    }
+    size_t checked_id(int64_t id) const {
+        const int64_t count = static_cast<int64_t>(mp_hnsw_count(hnsw_));
+        if (id < 0 || id >= count)
+            throw nb::index_error(("`id` must be below " + std::to_string(count) + ", the number of nodes, got " +
+                                   std::to_string(id) + ": pass what add() returned")
+                                      .c_str());
+        return static_cast<size_t>(id);
+    }
+};
+
+} // namespace
+
+void bind_hnsw(nb::module_ &module) {
+    nb::class_<HnswGraph>(module, "HnswGraph", "An HNSW graph over codes that grows while it is searched.")
+        .def(nb::init<int64_t, int64_t, nb::handle, nb::handle, const char *, int64_t, int64_t, uint64_t,
+                      const char *>(),
+             nb::arg("dim"), nb::arg("capacity"), nb::arg("scale"), nb::arg("offset"), nb::arg("metric"), nb::kw_only(),
+             nb::arg("max_m") = 16, nb::arg("ef_construction") = 200, nb::arg("seed") = 100, nb::arg("level") = "auto")
+        .def("add", &HnswGraph::add, nb::arg("vectors"), nb::kw_only(), nb::arg("num_threads") = 0,
+             "Add vectors and return their ids, which go on from the last.")
+        .def("search", &HnswGraph::search, nb::arg("queries"), nb::arg("k"), nb::arg("ef"), nb::kw_only(),
+             nb::arg("num_threads") = 0, "Return (distances, ids) of the k nearest nodes found with a pool of ef.")
+        .def("resize", &HnswGraph::resize, nb::arg("capacity"), "Make room for `capacity` nodes.")
+        .def("codes", &HnswGraph::codes, nb::arg("ids"), "Return the codes of some nodes, (len(ids), d).")
+        .def("level_of", &HnswGraph::level_of, nb::arg("node"), "Return the highest level that a node is in.")
+        .def("links", &HnswGraph::links, nb::arg("node"), nb::arg("level"), "Return the ids that a node links to.")
+        .def_prop_ro("entry_point", &HnswGraph::entry_point, "The node that searches begin at, -1 if there is none.")
+        .def_prop_ro("max_level", &HnswGraph::max_level, "The level of the entry point, -1 if there is none.")
+        .def_prop_ro("count", &HnswGraph::count, "Number of nodes.")
+        .def_prop_ro("capacity", &HnswGraph::capacity, "Number of nodes that there is room for.")
+        .def_prop_ro("nbytes_codes", &HnswGraph::nbytes_codes, "Bytes of codes and norms, padding and room included.")
+        .def_prop_ro("nbytes_graph", &HnswGraph::nbytes_graph, "Bytes of the links of all levels, room included.");
+}
+
+} // namespace mp

@@ -1,0 +1,335 @@
+/* Insertion: hnswlib's algorithm over codes. See hnsw.h for the formulas and what threads may do. */
+#include "mp/hnsw.h"
+
+#include "mp/threads.h"
+
+#include "graph_walk.h"
+#include "hnsw_internal.h"
+
+#define VECTORS_PER_CHUNK 8
+#define MOST_LEVELS 64 /* of any node: -ln(2^-53) / ln(2) is 53 */
+
+struct inserter {
+    struct mp_hnsw *hnsw;
+    struct mp_graph graph;
+    struct mp_scratch *scratch;
+    struct mp_query query;
+    struct walk walk;
+    int8_t *pair_query; /* v of hnsw.h, padded with zeros */
+    uint64_t *pool;     /* ef_construction + 1 */
+    uint64_t *around;   /* max_links0 + 1: a full list and the node that wants into it */
+    uint32_t *chosen;   /* max_links0 */
+    uint32_t *plan;     /* max_links a level: what the new node links to */
+};
+
+static inline float self_of(const struct mp_hnsw *hnsw, const uint8_t *record) {
+    return load_float(record + hnsw->self_at);
+}
+
+static inline uint8_t *record_of(const struct inserter *in, size_t id) {
+    return (uint8_t *)in->graph.items.codes + id * in->hnsw->stride;
+}
+
+/* Links of the graph are read through const pointers everywhere else; here they are written. */
+static inline struct links list_of(const struct inserter *in, size_t id, size_t level) {
+    return links_of(&in->graph, id, level);
+}
+
+static inline void store_link(struct links links, size_t i, int32_t id) {
+    __atomic_store_n((int32_t *)links.ids + i, id, __ATOMIC_RELEASE);
+}
+
+static inline size_t count_links(struct links links) {
+    size_t count = 0;
+    while (count < links.max && load_link(links, count) >= 0)
+        count++;
+    return count;
+}
+
+/* What is the same for every distance to one code, beside its v. */
+struct pair_side {
+    float self;
+    int32_t shift; /* 128 sum(v) */
+};
+
+static struct pair_side begin_pairs(const struct inserter *in, size_t id) {
+    const struct mp_hnsw *hnsw = in->hnsw;
+    const struct pair_metric *pairs = &hnsw->pairs;
+    const uint8_t *restrict code = mp_item_code(&in->graph.items, id);
+    const int16_t *restrict weights = pairs->weights;
+    int8_t *restrict v = in->pair_query;
+    const size_t dim = hnsw->settings.dim;
+    for (size_t i = 0; i < dim; i++) {
+        /* |weight * (code - 128)| <= 256 * 128, and 128 more still fits 16 bits: 8 dimensions an instruction. */
+        const int16_t product = (int16_t)(weights[i] * (int16_t)(code[i] - 128));
+        v[i] = (int8_t)((int16_t)(product + 128) >> 8);
+    }
+    const int32_t sum = hnsw->settings.kernels->dot(pairs->ones, v, dim);
+    return (struct pair_side){self_of(hnsw, code), 128 * sum};
+}
+
+/* Distances of four codes to the one of begin_pairs(). */
+static inline void pair_distances(const struct inserter *in, const uint32_t ids[4], struct pair_side side,
+                                  float distances[4]) {
+    const struct mp_hnsw *hnsw = in->hnsw;
+    const uint8_t *codes[4];
+    int32_t dots[4];
+    for (int i = 0; i < 4; i++)
+        codes[i] = mp_item_code(&in->graph.items, ids[i]);
+    hnsw->settings.kernels->dot4(codes, in->pair_query, hnsw->settings.dim, dots);
+    for (int i = 0; i < 4; i++)
+        distances[i] = self_of(hnsw, codes[i]) + side.self + hnsw->pairs.factor * (float)(dots[i] - side.shift);
+}
+
+/* True if one of the chosen is nearer to the candidate than the node that chooses. */
+static bool is_covered(const struct inserter *in, uint32_t candidate, float distance, const uint32_t *chosen,
+                       size_t n_chosen) {
+    if (n_chosen == 0)
+        return false;
+    const struct pair_side side = begin_pairs(in, candidate);
+    for (size_t i = 0; i < n_chosen; i += 4) {
+        uint32_t ids[4];
+        float distances[4];
+        for (size_t j = 0; j < 4; j++)
+            ids[j] = chosen[i + j < n_chosen ? i + j : i];
+        pair_distances(in, ids, side, distances);
+        if (distances[0] < distance || distances[1] < distance || distances[2] < distance || distances[3] < distance)
+            return true;
+    }
+    return false;
+}
+
+/* hnswlib's heuristic: from the nearest on, a candidate is taken unless one taken before covers it. `ranks` ascend. */
+static size_t choose_links(const struct inserter *in, const uint64_t *ranks, size_t count, size_t max,
+                           uint32_t *chosen) {
+    size_t n_chosen = 0;
+    for (size_t i = 0; i < count && n_chosen < max; i++) {
+        const uint32_t candidate = mp_rank_id(ranks[i]);
+        if (count < max || !is_covered(in, candidate, mp_rank_key(ranks[i]), chosen, n_chosen))
+            chosen[n_chosen++] = candidate;
+    }
+    return n_chosen;
+}
+
+/* Makes room in a full list: the heuristic runs over what it holds and the newcomer. */
+static void shrink(const struct inserter *in, struct links list, uint32_t node, uint32_t newcomer) {
+    const struct mp_items *items = &in->graph.items;
+    const size_t count = list.max + 1;
+    uint32_t *ids = in->walk.fresh;
+    for (size_t i = 0; i < list.max; i++)
+        ids[i] = (uint32_t)load_link(list, i);
+    ids[list.max] = newcomer;
+    for (size_t i = count; i % 4; i++)
+        ids[i] = newcomer;
+    for (size_t i = 0; i < count && i < LOOKAHEAD + 4; i++)
+        mp_prefetch_item(items, ids[i]);
+    const struct pair_side side = begin_pairs(in, node);
+    for (size_t i = 0; i < count; i += 4) {
+        float distances[4];
+        for (size_t j = i + LOOKAHEAD + 4; j < count && j < i + LOOKAHEAD + 8; j++)
+            mp_prefetch_item(items, ids[j]);
+        pair_distances(in, ids + i, side, distances);
+        for (size_t j = i; j < i + 4 && j < count; j++)
+            in->around[j] = mp_rank(distances[j - i], ids[j]);
+    }
+    mp_sort_ranks(in->around, count);
+    const size_t n_chosen = choose_links(in, in->around, count, list.max, in->chosen);
+    for (size_t i = 0; i < list.max; i++)
+        store_link(list, i, i < n_chosen ? (int32_t)in->chosen[i] : -1);
+}
+
+/* Links `node` back to the newcomer, which is complete by now. */
+static void connect(const struct inserter *in, uint32_t node, size_t level, uint32_t newcomer) {
+    const struct links list = list_of(in, node, level);
+    pthread_mutex_t *stripe = &in->hnsw->stripes[node % N_STRIPES];
+    pthread_mutex_lock(stripe);
+    const size_t count = count_links(list);
+    bool is_linked = false;
+    for (size_t i = 0; i < count; i++)
+        is_linked |= load_link(list, i) == (int32_t)newcomer;
+    if (!is_linked && count < list.max)
+        store_link(list, count, (int32_t)newcomer);
+    else if (!is_linked)
+        shrink(in, list, node, newcomer);
+    pthread_mutex_unlock(stripe);
+}
+
+static void write_record(const struct inserter *in, const float *vector, uint32_t id) {
+    const struct mp_hnsw *hnsw = in->hnsw;
+    const struct mp_hnsw_settings *settings = &hnsw->settings;
+    const struct pair_metric *pairs = &hnsw->pairs;
+    uint8_t *record = record_of(in, id);
+    mp_encode(vector, 1, settings->dim, settings->scale, settings->offset, record);
+    if (settings->metric == MP_METRIC_L2)
+        mp_squared_norms(record, 1, settings->dim, settings->scale, settings->offset,
+                         (float *)(void *)(record + hnsw->norm_at));
+    double sums[4] = {0};
+    for (size_t i = 0; i < settings->dim; i++) {
+        const double step = record[i] - 128;
+        sums[i % 4] += settings->metric == MP_METRIC_L2 ? pairs->slope[i] * step * step : -pairs->slope[i] * step;
+    }
+    const float self = (float)(sums[0] + sums[1] + (sums[2] + sums[3]) - pairs->half_sqnorm);
+    memcpy(record + hnsw->self_at, &self, sizeof self);
+    memset(record + hnsw->links_at, 0xFF, hnsw->max_links0 * sizeof(int32_t));
+}
+
+/* Turns the pool of the 8-bit query into candidates in order of the distance to the 16-bit query: choosing links
+ * compares distances that differ by little, and the walk has just brought these codes into the cache. */
+static size_t rank_candidates(const struct inserter *in, const struct pool *pool, uint32_t without) {
+    const struct mp_items *items = &in->graph.items;
+    uint64_t *ranks = pool->ranks;
+    size_t count = 0;
+    for (size_t i = 0; i < pool->size; i++) {
+        const uint32_t id = (uint32_t)ranks[i] >> 1;
+        ranks[count] = id;
+        count += id != without;
+    }
+    mp_exact_ranks(items, &in->query, ranks, count);
+    mp_sort_ranks(ranks, count);
+    return count;
+}
+
+/* Searches the levels that the node will be in, from the top, and plans its links. Nothing of it can be seen yet. */
+static void plan_links(struct inserter *in, uint32_t id, size_t level, uint64_t entry) {
+    const size_t max_links = in->hnsw->settings.max_links;
+    uint32_t node = (uint32_t)entry;
+    float key = key_of(&in->walk, node);
+    size_t at = (size_t)(entry >> 32) - 1;
+    for (; at > level; at--)
+        node = descend(&in->walk, node, at, &key);
+    for (size_t above = at + 1; above-- > 0;) {
+        struct pool pool = {.ranks = in->pool, .capacity = in->hnsw->settings.ef_construction};
+        mp_visited_begin(in->scratch, in->graph.items.n); /* has its memory since prepare() */
+        in->walk.epoch = in->scratch->epoch;
+        search_level(&in->walk, &pool, above, node, key);
+        node = (uint32_t)in->pool[0] >> 1;
+        key = mp_rank_key(in->pool[0]);
+        const size_t count = rank_candidates(in, &pool, id);
+        uint32_t *plan = in->plan + above * max_links;
+        const size_t planned = choose_links(in, in->pool, count, max_links, plan);
+        const struct links list = list_of(in, id, above);
+        for (size_t i = 0; i < max_links; i++) {
+            plan[i] = i < planned ? plan[i] : UINT32_MAX;
+            store_link(list, i, (int32_t)plan[i]); /* -1 behind the last */
+        }
+    }
+}
+
+static void insert(struct inserter *in, const float *vector, uint32_t id) {
+    struct mp_hnsw *hnsw = in->hnsw;
+    const size_t level = in->graph.upper_start[id + 1] - in->graph.upper_start[id];
+    const size_t max_links = hnsw->settings.max_links;
+    write_record(in, vector, id);
+    uint64_t entry = atomic_load_explicit(&hnsw->entry, memory_order_acquire);
+    const bool may_rise = level + 1 > entry >> 32;
+    if (may_rise) { /* rare: one in max_links^level nodes; the next that rises has to see this one */
+        pthread_mutex_lock(&hnsw->entry_lock);
+        entry = atomic_load_explicit(&hnsw->entry, memory_order_acquire);
+    }
+    if (entry) {
+        const size_t top = (size_t)(entry >> 32) - 1;
+        mp_fold_for(&in->graph.items, vector, &in->query);
+        in->walk.weight = mp_key_weight(&in->graph.items, &in->query);
+        plan_links(in, id, level, entry);
+        /* The node's own lists are complete on all levels before the first link leads to it. */
+        for (size_t above = (level < top ? level : top) + 1; above-- > 0;) {
+            const uint32_t *plan = in->plan + above * max_links;
+            for (size_t i = 0; i < max_links && plan[i] != UINT32_MAX; i++)
+                connect(in, plan[i], above, id);
+        }
+    }
+    if (may_rise) {
+        if (level + 1 > entry >> 32)
+            atomic_store_explicit(&hnsw->entry, (uint64_t)(level + 1) << 32 | id, memory_order_release);
+        pthread_mutex_unlock(&hnsw->entry_lock);
+    }
+}
+
+struct addition {
+    struct mp_hnsw *hnsw;
+    const struct mp_hnsw_storage *storage;
+    const float *vectors;
+    size_t first;
+    struct mp_scratch_pool scratches; /* one for each thread, all with their memory */
+};
+
+/* Reserves everything that an insertion needs, so that none can fail on the way. */
+static bool prepare(struct mp_hnsw *hnsw, struct mp_scratch *scratch) {
+    const struct mp_hnsw_settings *settings = &hnsw->settings;
+    const size_t padded = mp_round_up(settings->dim, MP_ALIGN);
+    return mp_reserve(&scratch->query, mp_query_bytes(settings->dim)) &&
+           mp_reserve(&scratch->ranks, (settings->ef_construction + hnsw->max_links0 + 2) * sizeof(uint64_t)) &&
+           mp_reserve(&scratch->ids, (2 * hnsw->max_links0 + 4) * sizeof(uint32_t)) &&
+           mp_reserve(&scratch->heap, MOST_LEVELS * settings->max_links * sizeof(uint32_t)) &&
+           mp_reserve(&scratch->panel, padded) && mp_visited_begin(scratch, hnsw->storage->capacity);
+}
+
+static void insert_chunk(void *context, size_t begin, size_t end) {
+    struct addition *addition = context;
+    struct mp_hnsw *hnsw = addition->hnsw;
+    struct mp_scratch *scratch = mp_scratch_take(&addition->scratches);
+    struct inserter in = {.hnsw = hnsw, .graph = mp_hnsw_graph(hnsw, addition->storage), .scratch = scratch};
+    const size_t dim = hnsw->settings.dim;
+    in.graph.items.n = addition->storage->capacity;
+    in.pool = scratch->ranks.data;
+    in.around = in.pool + hnsw->settings.ef_construction + 1;
+    in.chosen = (uint32_t *)scratch->ids.data + hnsw->max_links0 + 4;
+    in.plan = scratch->heap.data;
+    in.pair_query = scratch->panel.data;
+    memset(in.pair_query, 0, scratch->panel.size);
+    mp_place_query(&in.query, scratch->query.data, 0, dim);
+    in.walk = (struct walk){
+        .graph = &in.graph, .query = &in.query, .visited = scratch->visited.data, .fresh = scratch->ids.data};
+    for (size_t row = begin; row < end; row++)
+        insert(&in, addition->vectors + row * dim, (uint32_t)(addition->first + row));
+    mp_scratch_give(&addition->scratches, scratch);
+}
+
+static struct mp_status reserve_ids(struct mp_hnsw *hnsw, size_t n, size_t *first) {
+    struct mp_status status = mp_ok();
+    pthread_mutex_lock(&hnsw->lock);
+    const size_t count = atomic_load(&hnsw->count), capacity = hnsw->storage->capacity;
+    if (n > capacity - count)
+        status = mp_invalid("`vectors` must have at most %zu rows, the room that is left of capacity %zu, got %zu: "
+                            "resize first",
+                            capacity - count, capacity, n);
+    else
+        atomic_store(&hnsw->count, count + n);
+    pthread_mutex_unlock(&hnsw->lock);
+    *first = count;
+    return status;
+}
+
+struct mp_status mp_hnsw_add(struct mp_hnsw *hnsw, const float *vectors, size_t n, int num_threads, size_t *first) {
+    struct addition addition = {.hnsw = hnsw, .vectors = vectors};
+    const size_t n_threads = mp_n_threads(num_threads, n);
+    struct mp_status status = mp_ok();
+    mp_scratch_pool_init(&addition.scratches);
+    pthread_rwlock_rdlock(&hnsw->growth);
+    addition.storage = hnsw->storage; /* stays while `growth` is held */
+    for (size_t i = 0; i < n_threads && status.code == MP_OK; i++) {
+        struct mp_scratch *scratch = mp_scratch_take(&hnsw->scratches);
+        if (!scratch || !prepare(hnsw, scratch))
+            status = mp_no_memory();
+        if (scratch)
+            mp_scratch_give(&addition.scratches, scratch);
+    }
+    if (status.code == MP_OK)
+        status = reserve_ids(hnsw, n, first);
+    addition.first = *first;
+    if (status.code == MP_OK)
+        mp_parallel_for(n, VECTORS_PER_CHUNK, n_threads, insert_chunk, &addition);
+    pthread_rwlock_unlock(&hnsw->growth);
+    while (addition.scratches.free)
+        mp_scratch_give(&hnsw->scratches, mp_scratch_take(&addition.scratches));
+    mp_scratch_pool_destroy(&addition.scratches);
+    return status;
+}
+
+size_t mp_hnsw_links(const struct mp_hnsw_view *view, size_t id, size_t level, int32_t *links) {
+    const struct links list = links_of(&view->graph, id, level);
+    size_t count = 0;
+    for (int32_t link; count < list.max && (link = load_link(list, count)) >= 0; count++)
+        links[count] = link;
+    return count;
+}

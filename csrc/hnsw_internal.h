@@ -1,0 +1,55 @@
+/* What hnsw.c (memory, lifetime) and hnsw_insert.c (the algorithm) share. */
+#ifndef MP_HNSW_INTERNAL_H
+#define MP_HNSW_INTERNAL_H
+
+#include "mp/hnsw.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define N_STRIPES 512 /* far more than threads, so that two rarely meet at one */
+
+/* The memory of one capacity. Freed when neither the graph nor a search uses it any more. */
+struct mp_hnsw_storage {
+    uint8_t *records;
+    size_t capacity;
+    uint32_t *upper_start; /* capacity + 1: node i has levels upper_start[i + 1] - upper_start[i] above 0 */
+    int32_t *upper;
+    size_t n_upper;
+    size_t users; /* behind `lock` of the graph */
+};
+
+/* Distances between stored codes, see hnsw.h. */
+struct pair_metric {
+    int16_t *weights;   /* w, dim padded to MP_ALIGN */
+    uint8_t *ones;      /* a code of ones, which sums a query up */
+    double *slope;      /* s_i^2 (l2) or m_i s_i (ip): `self` is made of them */
+    double half_sqnorm; /* |m|^2 / 2 (ip) or 0 */
+    float factor;       /* of <v, c>: -2 max(s)^2 (l2) or -max(s)^2 (ip) */
+};
+
+struct mp_hnsw {
+    struct mp_hnsw_settings settings;
+    struct pair_metric pairs;
+    size_t max_links0;
+    size_t norm_at, self_at, links_at, stride; /* within a record */
+    pthread_mutex_t lock;                      /* `storage`, its users, the reservation of ids */
+    pthread_rwlock_t growth;                   /* insertions share it, a change of capacity has it alone */
+    pthread_mutex_t entry_lock;                /* held by an insertion that makes the graph higher */
+    pthread_mutex_t stripes[N_STRIPES];
+    struct mp_hnsw_storage *storage;
+    atomic_size_t count;
+    _Atomic uint64_t entry; /* level + 1 above the id; 0 while the graph is empty */
+    struct mp_scratch_pool scratches;
+};
+
+/* The graph as the walk reads it, with the entry of this moment. */
+struct mp_graph mp_hnsw_graph(struct mp_hnsw *hnsw, const struct mp_hnsw_storage *storage);
+
+static inline float load_float(const uint8_t *at) {
+    float value;
+    memcpy(&value, at, sizeof value);
+    return value;
+}
+
+#endif

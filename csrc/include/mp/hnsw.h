@@ -1,0 +1,69 @@
+/* An HNSW graph over codes that grows: hnswlib's algorithm and parameters, on records of our own.
+ *
+ * One record a node, code_stride bytes apart and 64-byte aligned, as in graph.h with one float more:
+ *   code (dim bytes, padded to 4) | norm (float, l2 only) | self (float) | max_links0 link ids (int32, -1 behind)
+ *
+ * Distances of a new vector to stored codes use its 8-bit query, as searches do. The heuristic that picks links needs
+ * distances between stored codes. With m = o + 128 s (the middle of the range) and u_x = s (c_x - 128):
+ *   l2   |x^ - y^|^2 = self_x + self_y - 2 <u_x, u_y>      self_x = |u_x|^2
+ *   ip   -<x^, y^>   = self_x + self_y -   <u_x, u_y>      self_x = -<m, u_x> - |m|^2 / 2
+ *   <u_x, u_y> ~ max(s)^2 (dot(c_x, v_y) - 128 sum(v_y)),  v_yi = round(w_i (c_yi - 128) / 256), int8
+ *                                                          w_i = round(256 s_i^2 / max(s)^2)
+ * exact for one step in all dimensions. v_y is a few instructions per 8 dimensions of y's code, where folding the
+ * decoded vector would take 0.9 us; self is computed once, on insertion.
+ *
+ * Level of a node: floor(-ln(U) / ln(max_links)), U a hash of seed and id. So levels depend on neither threads nor
+ * order, and the space for links of upper levels is known in advance: it never moves.
+ *
+ * Threads: any number of insertions and searches at once. Searches take no lock but for a moment at their begin;
+ * insertions lock one of a few hundred stripes while they change one list. A change of capacity waits for insertions,
+ * and searches that are under way finish on the old memory.
+ */
+#ifndef MP_HNSW_H
+#define MP_HNSW_H
+
+#include "mp/graph.h"
+
+#define MP_HNSW_MAX_LINKS 10000 /* hnswlib's bound */
+
+struct mp_hnsw;
+
+struct mp_hnsw_settings {
+    size_t dim, capacity;
+    const float *scale, *offset; /* copied */
+    enum mp_metric metric;
+    const struct mp_kernels *kernels;
+    size_t max_links, ef_construction; /* M; level 0 has 2 M */
+    uint64_t seed;
+};
+
+struct mp_status mp_hnsw_create(struct mp_hnsw **hnsw, const struct mp_hnsw_settings *settings);
+void mp_hnsw_free(struct mp_hnsw *hnsw); /* nobody else may use it any more; NULL is allowed */
+
+size_t mp_hnsw_count(struct mp_hnsw *hnsw);
+size_t mp_hnsw_capacity(struct mp_hnsw *hnsw);
+/* Refused below the number of nodes; the graph is as before then. */
+struct mp_status mp_hnsw_resize(struct mp_hnsw *hnsw, size_t capacity);
+
+/* Adds n finite vectors; *first is the id of the first, the others follow. Adds none if there is no room for all. */
+struct mp_status mp_hnsw_add(struct mp_hnsw *hnsw, const float *vectors, size_t n, int num_threads, size_t *first);
+
+/* As mp_graph_search(). Nodes whose insertion is under way may be among the results or not. */
+struct mp_status mp_hnsw_search(struct mp_hnsw *hnsw, const float *queries, size_t n_queries, size_t k, size_t ef,
+                                int num_threads, float *distances, int64_t *ids);
+
+/* The graph as it is now, for readers of single nodes: its memory stays until it is given back. Ids are not checked. */
+struct mp_hnsw_view {
+    struct mp_graph graph;
+    struct mp_hnsw_storage *storage;
+};
+void mp_hnsw_borrow(struct mp_hnsw *hnsw, struct mp_hnsw_view *view);
+void mp_hnsw_return(struct mp_hnsw *hnsw, struct mp_hnsw_view *view);
+size_t mp_hnsw_level(const struct mp_hnsw_view *view, size_t id);
+/* Writes up to max_links0 (level 0) or max_links ids and returns how many. */
+size_t mp_hnsw_links(const struct mp_hnsw_view *view, size_t id, size_t level, int32_t *links);
+
+/* Bytes of records and of everything else that grows with the capacity. */
+void mp_hnsw_nbytes(struct mp_hnsw *hnsw, size_t *codes, size_t *graph);
+
+#endif
