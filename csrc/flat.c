@@ -216,7 +216,7 @@ struct mp_status mp_flat_search(const struct mp_flat *flat, const float *queries
                                 int num_threads, float *distances, int64_t *ids) {
     const size_t n_threads = mp_n_threads(num_threads, n_queries);
     struct search search = {.flat = flat, .queries = queries, .k = k, .distances = distances, .ids = ids};
-    search.keep = mp_n_rescored(k, flat->items->n);
+    search.keep = mp_n_rescored(flat->items, k, flat->items->n);
     atomic_init(&search.no_memory, false);
     mp_parallel_for(n_queries, batch_size(n_queries, n_threads, search.keep), n_threads, search_range, &search);
     return atomic_load(&search.no_memory) ? mp_no_memory() : mp_ok();

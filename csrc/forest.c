@@ -175,7 +175,7 @@ static bool search_row(const struct search *search, struct mp_scratch *scratch, 
     const struct mp_forest *forest = search->forest;
     const struct mp_items *items = &forest->items;
     const float *vector = search->queries + row * items->dim;
-    const size_t keep = mp_n_rescored(search->k, items->n);
+    const size_t keep = mp_n_rescored(items, search->k, items->n);
     struct walk walk = {.forest = forest};
     struct mp_topk topk;
     if (!mp_visited_begin(scratch, items->n))
@@ -198,7 +198,7 @@ static bool search_row(const struct search *search, struct mp_scratch *scratch, 
 
 static bool reserve(const struct search *search, struct mp_scratch *scratch) {
     const struct mp_forest *forest = search->forest;
-    const size_t n = forest->items.n, keep = mp_n_rescored(search->k, n);
+    const size_t n = forest->items.n, keep = mp_n_rescored(&forest->items, search->k, n);
     const size_t reached = search->search_k < n ? search->search_k + forest->largest_leaf : n;
     const size_t most = reached < n ? reached : n;
     /* Every plane is entered once and replaces itself by two nodes, so the queue grows by one a plane. One id more than

@@ -33,7 +33,7 @@ static void search_row(const struct search *search, struct walk *walk, struct mp
         search_level(walk, &pool, 0, node, key);
         count = pool.size;
     }
-    const size_t rescored = mp_n_rescored(search->k, count);
+    const size_t rescored = mp_n_rescored(items, search->k, count);
     for (size_t i = 0; i < rescored; i++)
         ranks[i] = (uint32_t)ranks[i] >> 1;
     mp_rescore(items, query, ranks, rescored, search->k, search->distances + row * search->k,

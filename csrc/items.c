@@ -1,6 +1,7 @@
 #include "mp/items.h"
 
 #include <math.h>
+#include <stdbool.h>
 
 void mp_fold_for(const struct mp_items *items, const float *vector, struct mp_query *query) {
     struct mp_query natural = *query;
@@ -12,6 +13,8 @@ void mp_fold_for(const struct mp_items *items, const float *vector, struct mp_qu
     query->unit = natural.unit;
     query->bias = natural.bias;
     query->sqnorm = natural.sqnorm;
+    if (items->residuals.codes)
+        query->step_sum = mp_dot_product(vector, items->scale, items->dim);
     query->natural_high = natural.high;
     query->natural_low = natural.low;
     if (items->bits == 4) {
@@ -20,38 +23,73 @@ void mp_fold_for(const struct mp_items *items, const float *vector, struct mp_qu
     }
 }
 
-size_t mp_n_rescored(size_t k, size_t n) {
+size_t mp_n_rescored(const struct mp_items *items, size_t k, size_t n) {
+    /* 4-bit keys miss many neighbours by a little, and the second level finds them again: on 30 k word embeddings
+     * recall@10 is 0.86 with 26 candidates and above 0.98 with 300, whose cost is that of 1200 products. */
+    const bool coarse = items->bits == 4 && items->residuals.codes;
+    const size_t factor = coarse ? 24 : 2, least = coarse ? 64 : 16;
     if (k >= n)
         return n;
-    const size_t wanted = k > 16 ? 2 * k : k + 16;
-    return wanted < n ? wanted : n;
+    const size_t wanted = k > n / factor ? n : factor * k;
+    const size_t padded = wanted > k + least ? wanted : k + least;
+    return padded < n ? padded : n;
 }
 
 /* The key whose value is the distance (l2) or minus the similarity (ip). */
-static float exact_key(const struct mp_items *items, const struct mp_query *query, size_t id, int64_t dot) {
-    const double product = query->bias + query->unit * (double)dot;
+static float exact_key(const struct mp_items *items, const struct mp_query *query, size_t id, double product) {
     if (items->metric == MP_METRIC_IP)
         return (float)-product;
-    const double distance = query->sqnorm - 2 * product + (double)mp_item_norm(items, id);
+    const float norm = items->residuals.codes ? items->residuals.norms[id] : mp_item_norm(items, id);
+    const double distance = query->sqnorm - 2 * product + (double)norm;
     return distance > 0 ? (float)distance : 0; /* rounding may take a distance of zero below it */
 }
 
-static void rescore4(const struct mp_items *items, const struct mp_query *query, uint64_t *ranks, size_t count) {
-    const uint8_t *codes[4];
-    int32_t high[4], low[4];
+static void dot4_16bit(const struct mp_kernels *kernels, const uint8_t *const codes[4], const int8_t *high,
+                       const int8_t *low, size_t dim, double dots[4]) {
+    int32_t highs[4], lows[4];
+    kernels->dot4(codes, high, dim, highs);
+    kernels->dot4(codes, low, dim, lows);
     for (size_t i = 0; i < 4; i++)
-        codes[i] = mp_item_code(items, mp_rank_id(ranks[i < count ? i : 0]));
-    items->kernels->dot4(codes, query->high, items->dim, high);
-    items->kernels->dot4(codes, query->low, items->dim, low);
-    for (size_t i = 0; i < count; i++) {
-        const uint32_t id = mp_rank_id(ranks[i]);
-        ranks[i] = mp_rank(exact_key(items, query, id, 256 * (int64_t)high[i] + low[i]), id);
-    }
+        dots[i] = (double)(256 * (int64_t)highs[i] + lows[i]);
+}
+
+/* <q, x^> or, with a second level, <q, x^^>. */
+static void products4(const struct mp_items *items, const struct mp_query *query, const uint32_t ids[4],
+                      double products[4]) {
+    const struct mp_residuals *residuals = &items->residuals;
+    const double part = (double)residuals->range / 255;
+    const uint8_t *codes[4];
+    double dots[4];
+    for (size_t i = 0; i < 4; i++)
+        codes[i] = mp_item_code(items, ids[i]);
+    dot4_16bit(items->kernels, codes, query->high, query->low, items->dim, dots);
+    for (size_t i = 0; i < 4; i++)
+        products[i] = query->bias + query->unit * dots[i];
+    if (!residuals->codes)
+        return;
+    for (size_t i = 0; i < 4; i++)
+        codes[i] = residuals->codes + ids[i] * items->dim;
+    dot4_16bit(items->byte_kernels, codes, query->natural_high, query->natural_low, items->dim, dots);
+    for (size_t i = 0; i < 4; i++)
+        products[i] += part * (query->unit * dots[i] - 127.5 * query->step_sum);
+}
+
+static void rescore4(const struct mp_items *items, const struct mp_query *query, uint64_t *ranks, size_t count) {
+    uint32_t ids[4];
+    double products[4];
+    for (size_t i = 0; i < 4; i++)
+        ids[i] = mp_rank_id(ranks[i < count ? i : 0]);
+    products4(items, query, ids, products);
+    for (size_t i = 0; i < count; i++)
+        ranks[i] = mp_rank(exact_key(items, query, ids[i], products[i]), ids[i]);
 }
 
 void mp_exact_ranks(const struct mp_items *items, const struct mp_query *query, uint64_t *ranks, size_t count) {
-    for (size_t i = 0; i < count; i += 4)
+    for (size_t i = 0; i < count; i += 4) {
+        for (size_t j = i + 4; items->residuals.codes && j < i + 8 && j < count; j++)
+            mp_prefetch(items->residuals.codes + mp_rank_id(ranks[j]) * items->dim, items->dim);
         rescore4(items, query, ranks + i, count - i < 4 ? count - i : 4);
+    }
 }
 
 void mp_rescore(const struct mp_items *items, const struct mp_query *query, uint64_t *ranks, size_t count, size_t k,

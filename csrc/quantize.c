@@ -101,7 +101,7 @@ static double add_lanes(const double lanes[LANES]) {
     return lanes[0] + lanes[1] + (lanes[2] + lanes[3]);
 }
 
-static double dot_product(const float *a, const float *b, size_t dim) {
+double mp_dot_product(const float *a, const float *b, size_t dim) {
     double sums[LANES] = {0};
     size_t i = 0;
     for (; i + LANES <= dim; i += LANES) {
@@ -131,8 +131,8 @@ void mp_fold_query(const float *vector, size_t dim, const float *scale, const fl
     const double largest = largest_product(vector, scale, dim);
     const double inverse = largest > 0 ? MP_QUERY_RANGE / largest : 0;
     int8_t *restrict high = query->high, *restrict low = query->low;
-    query->bias = dot_product(vector, offset, dim);
-    query->sqnorm = dot_product(vector, vector, dim);
+    query->bias = mp_dot_product(vector, offset, dim);
+    query->sqnorm = mp_dot_product(vector, vector, dim);
     query->unit = largest / MP_QUERY_RANGE;
     for (size_t i = 0; i < dim; i++) {
         /* In double up to here: a float product of extreme queries would overflow or vanish. */

@@ -50,7 +50,53 @@ def fold_query(
     ``high`` alone, with ``256 * unit``, is the 8-bit query of a traversal; both together the 16-bit query of rescoring.
     """
 
-class FlatSearcher:
+def encode_residuals(
+    vectors: npt.NDArray[np.float32],
+    codes: npt.NDArray[np.uint8],
+    scale: npt.NDArray[np.float32],
+    offset: npt.NDArray[np.float32],
+    span: float,
+    bits: int = ...,
+) -> npt.NDArray[np.uint8]:
+    """Return the second level ``(n, d)``, bytes whatever ``bits``: what the codes leave over of ``vectors``.
+
+    ``x ~ offset + scale * (code + span / 255 * (residual - 127.5))``: ``span`` is the number of steps that residuals
+    cover. 1 is what rounding leaves; more keeps what the clip range cut off too.
+    """
+
+def residual_norms(
+    residuals: npt.NDArray[np.uint8],
+    codes: npt.NDArray[np.uint8],
+    scale: npt.NDArray[np.float32],
+    offset: npt.NDArray[np.float32],
+    span: float,
+    bits: int = ...,
+) -> npt.NDArray[np.float32]:
+    """Return the n squared norms of the vectors decoded from both levels."""
+
+def decode_residuals(
+    residuals: npt.NDArray[np.uint8],
+    codes: npt.NDArray[np.uint8],
+    scale: npt.NDArray[np.float32],
+    offset: npt.NDArray[np.float32],
+    span: float,
+    bits: int = ...,
+) -> npt.NDArray[np.float32]:
+    """Return the vectors ``(n, d)`` decoded from both levels."""
+
+class _Searcher:
+    """What all searchers have (not a class of the module)."""
+
+    def add_residuals(
+        self, residuals: npt.NDArray[np.uint8], norms: npt.NDArray[np.float32] | None, span: float
+    ) -> None:
+        """Rescore with a second level from now on; to be called before the first search.
+
+        ``norms`` are those of :func:`residual_norms`, needed for ``"l2"``. Order of candidates before rescoring, and
+        thus what a graph or forest visits, stays the first level's.
+        """
+
+class FlatSearcher(_Searcher):
     """Exhaustive search over contiguous codes; ``norms`` are those of :func:`squared_norms`, needed for ``"l2"``."""
 
     def __init__(
@@ -69,7 +115,7 @@ class FlatSearcher:
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Scan with the 8-bit query, rescore the best candidates with the 16-bit query."""
 
-class LinkedGraphSearcher:
+class LinkedGraphSearcher(_Searcher):
     """HNSW search over a graph in FAISS' layout, read where it lies.
 
     Neighbours of node i at level l are ``neighbors[offsets[i] + cum_neighbors[l] : offsets[i] + cum_neighbors[l + 1]]``
@@ -96,7 +142,7 @@ class LinkedGraphSearcher:
         self, queries: npt.NDArray[np.float32], k: int, ef: int, *, num_threads: int = ...
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]: ...
 
-class PackedGraphSearcher:
+class PackedGraphSearcher(_Searcher):
     """HNSW search over records of our own, 64-byte aligned: links, norm and code of a node side by side.
 
     Built from hnswlib's arrays (its pickle state and save file): ``level0`` is ``(n, 1 + 2M)`` ``uint32``, a link count
@@ -212,7 +258,7 @@ class HnswGraph:
     def nbytes_graph(self) -> int:
         """Bytes that links of all levels take, unused room included."""
 
-class ForestSearcher:
+class ForestSearcher(_Searcher):
     """Annoy's search: split planes are walked best-first, the leaves' items are scored over codes.
 
     p split planes have codes ``(p, d)`` with zero point 128: ``margin(query) = plane_bias + plane_scale * sum((code -

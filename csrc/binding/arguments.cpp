@@ -186,6 +186,24 @@ mp_metric metric_of(const char *name) {
          "\": for cosine normalise the vectors and use \"ip\"");
 }
 
+void Residuals::attach(mp_items &items, nb::handle codes_object, nb::handle norms_object, float range) {
+    Array new_codes(codes_object, "residuals", "uint8", 2), new_norms;
+    require_length(new_codes, "residuals", items.n, "the number of codes");
+    if (new_codes.shape(1) != items.dim)
+        fail("`residuals` must have " + std::to_string(items.dim) + " columns, one a dimension, got " +
+             std::to_string(new_codes.shape(1)) + ": pass the result of encode_residuals");
+    if (items.metric == MP_METRIC_L2) {
+        if (norms_object.is_none())
+            fail("`norms` must be given for metric \"l2\", got None: pass the result of residual_norms");
+        new_norms = Array(norms_object, "norms", "float32", 1);
+        require_length(new_norms, "norms", items.n, "the number of codes");
+    }
+    const float checked = checked_range(range);
+    codes = std::move(new_codes);
+    norms = std::move(new_norms);
+    items.residuals = {codes.as<uint8_t>(), norms.as<float>(), checked};
+}
+
 const mp_kernels *find_kernels(const char *level) {
     if (std::strcmp(level, "auto") != 0)
         return named_kernels(level, "level", "use \"auto\" to get the best one");
@@ -197,6 +215,13 @@ size_t checked_bits(int bits) {
     if (bits != 8 && bits != 4)
         fail("`bits` must be 8 or 4, got " + std::to_string(bits) + ": pass the width that the codes have");
     return static_cast<size_t>(bits);
+}
+
+float checked_range(float range) {
+    if (!(range > 0) || !std::isfinite(range))
+        fail("`span` must be a finite number above 0, got " + std::to_string(range) +
+             ": pass the steps that residuals cover, 1 for what rounding leaves");
+    return range;
 }
 
 size_t dim_of(const Array &codes, nb::handle scale, size_t bits) {

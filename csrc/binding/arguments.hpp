@@ -58,12 +58,21 @@ struct Items {
 
 mp_metric metric_of(const char *name);
 
+// The second level of some items, kept alive.
+struct Residuals {
+    Array codes, norms;
+    // Checks that the arrays fit `items` and makes `items` read them.
+    void attach(mp_items &items, nb::handle codes, nb::handle norms, float range);
+};
+
 // Kernels by name; "auto" is the best that the machine has or what MP_SIMD_LEVEL says.
 const mp_kernels *find_kernels(const char *level);
 
 size_t checked_dim(size_t dim);
 // Refuses anything but 8 and 4.
 size_t checked_bits(int bits);
+// Refuses what is not a finite number above 0.
+float checked_range(float range);
 // The dimension of codes (n, columns): the columns themselves, or for packed codes the length of `scale`, which they
 // must fit.
 size_t dim_of(const Array &codes, nb::handle scale, size_t bits);

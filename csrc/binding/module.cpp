@@ -11,6 +11,7 @@
 #include <vector>
 
 extern "C" {
+#include "mp/residual.h"
 #include "mp/scratch.h"
 #include "mp/simd.h"
 }
@@ -124,6 +125,64 @@ nb::object squared_norms(nb::handle codes_object, nb::handle scale, nb::handle o
     return result;
 }
 
+// Codes with the quantizer that decodes them, for the functions of the second level.
+struct Level {
+    Array codes;
+    Quantization by;
+    mp_level level;
+    Level(nb::handle codes_object, nb::handle scale, nb::handle offset, int bits)
+        : codes(codes_object, "codes", "uint8", 2), by(scale, offset, dim_of(codes, scale, checked_bits(bits))),
+          level{codes.as<uint8_t>(), by.scale.as<float>(), by.offset.as<float>(),
+                codes.shape(0),      by.scale.shape(0),    static_cast<size_t>(bits)} {
+    }
+    void require_shape(const Array &array, const char *name) const {
+        require_length(array, name, level.n, "the number of codes");
+        if (array.shape(1) != level.dim)
+            throw nb::value_error(("`" + std::string(name) + "` must have a column for each of " +
+                                   std::to_string(level.dim) + " dimensions, got " + std::to_string(array.shape(1)))
+                                      .c_str());
+    }
+};
+
+nb::object encode_residuals(nb::handle vectors_object, nb::handle codes, nb::handle scale, nb::handle offset,
+                            float range, int bits) {
+    const Array vectors = finite_array(vectors_object, "vectors", 2);
+    const Level first(codes, scale, offset, bits);
+    first.require_shape(vectors, "vectors");
+    checked_range(range);
+    nb::object result = empty_array(nb::make_tuple(first.level.n, first.level.dim), "uint8");
+    Array out(result, "result", "uint8", 2);
+    nb::gil_scoped_release release;
+    mp_encode_residuals(&first.level, vectors.as<float>(), range, out.as_writable<uint8_t>());
+    return result;
+}
+
+nb::object residual_norms(nb::handle residuals_object, nb::handle codes, nb::handle scale, nb::handle offset,
+                          float range, int bits) {
+    const Array residuals(residuals_object, "residuals", "uint8", 2);
+    const Level first(codes, scale, offset, bits);
+    first.require_shape(residuals, "residuals");
+    checked_range(range);
+    nb::object result = empty_array(nb::int_(first.level.n), "float32");
+    Array out(result, "result", "float32", 1);
+    nb::gil_scoped_release release;
+    mp_residual_norms(&first.level, residuals.as<uint8_t>(), range, out.as_writable<float>());
+    return result;
+}
+
+nb::object decode_residuals(nb::handle residuals_object, nb::handle codes, nb::handle scale, nb::handle offset,
+                            float range, int bits) {
+    const Array residuals(residuals_object, "residuals", "uint8", 2);
+    const Level first(codes, scale, offset, bits);
+    first.require_shape(residuals, "residuals");
+    checked_range(range);
+    nb::object result = empty_array(nb::make_tuple(first.level.n, first.level.dim), "float32");
+    Array out(result, "result", "float32", 2);
+    nb::gil_scoped_release release;
+    mp_decode_residuals(&first.level, residuals.as<uint8_t>(), range, out.as_writable<float>());
+    return result;
+}
+
 nb::tuple fold_query(nb::handle query_object, nb::handle scale, nb::handle offset) {
     const Array vector = finite_array(query_object, "query", 1);
     const size_t dim = checked_dim(vector.shape(0));
@@ -153,6 +212,15 @@ NB_MODULE(_core, module) {
                "Return offset + scale * code, (n, d).");
     module.def("squared_norms", &mp::squared_norms, nb::arg("codes"), nb::arg("scale"), nb::arg("offset"),
                nb::arg("bits") = 8, "Return the n squared norms of the decoded vectors.");
+    module.def("encode_residuals", &mp::encode_residuals, nb::arg("vectors"), nb::arg("codes"), nb::arg("scale"),
+               nb::arg("offset"), nb::arg("span"), nb::arg("bits") = 8,
+               "Return the second level (n, d): what the codes leave over, in 255 parts of `span` steps.");
+    module.def("residual_norms", &mp::residual_norms, nb::arg("residuals"), nb::arg("codes"), nb::arg("scale"),
+               nb::arg("offset"), nb::arg("span"), nb::arg("bits") = 8,
+               "Return the n squared norms of the vectors decoded from both levels.");
+    module.def("decode_residuals", &mp::decode_residuals, nb::arg("residuals"), nb::arg("codes"), nb::arg("scale"),
+               nb::arg("offset"), nb::arg("span"), nb::arg("bits") = 8,
+               "Return the vectors (n, d) decoded from both levels.");
     module.def("fold_query", &mp::fold_query, nb::arg("query"), nb::arg("scale"), nb::arg("offset"),
                "Return (high, low, unit, bias): <query, x> ~ bias + unit * sum((256 * high + low) * code).");
     mp::bind_searchers(module);

@@ -20,6 +20,9 @@ class FlatSearcher {
                  const char *level)
         : items_(codes, norms, scale, offset, metric, bits, level) {
     }
+    void add_residuals(nb::handle residuals, nb::handle norms, float range) {
+        residuals_.attach(items_.items, residuals, norms, range);
+    }
     nb::tuple search(nb::handle queries, int64_t k, int num_threads) {
         return search_with(queries, k, items_.items.dim,
                            [&](const float *rows, size_t n, size_t n_neighbors, float *distances, int64_t *ids) {
@@ -30,6 +33,7 @@ class FlatSearcher {
 
   private:
     Items items_;
+    Residuals residuals_;
     Scratches scratches_;
 };
 
@@ -40,6 +44,9 @@ class GraphSearcher {
                   const char *level)
         : items_(codes, norms, scale, offset, metric, bits, level) {
         graph_.items = items_.items;
+    }
+    void add_residuals(nb::handle residuals, nb::handle norms, float range) {
+        residuals_.attach(graph_.items, residuals, norms, range);
     }
     nb::tuple search(nb::handle queries, int64_t k, int64_t ef, int num_threads) {
         at_least_one(ef, "ef", "the number of candidates to keep, k or more");
@@ -52,6 +59,7 @@ class GraphSearcher {
 
   protected:
     Items items_;
+    Residuals residuals_;
     Scratches scratches_;
     mp_graph graph_ = {};
 };
@@ -163,6 +171,9 @@ class ForestSearcher {
                    .largest_leaf = 0};
         raise_if_failed(mp_forest_check(&forest_));
     }
+    void add_residuals(nb::handle residuals, nb::handle norms, float range) {
+        residuals_.attach(forest_.items, residuals, norms, range);
+    }
     nb::tuple search(nb::handle queries, int64_t k, int64_t search_k, int num_threads) {
         at_least_one(search_k, "search_k", "the number of items to look at");
         return search_with(queries, k, items_.items.dim,
@@ -174,24 +185,33 @@ class ForestSearcher {
 
   private:
     Items items_;
+    Residuals residuals_;
     Scratches scratches_;
     Array plane_codes_, plane_scale_, plane_bias_, children_, leaf_offsets_, leaf_items_, roots_;
     mp_forest forest_ = {};
 };
 
+// Gives a searcher class the method that all of them have.
+template <class Searcher> void bind_residuals(nb::class_<Searcher> &searcher) {
+    searcher.def("add_residuals", &Searcher::add_residuals, nb::arg("residuals"), nb::arg("norms").none(),
+                 nb::arg("span"), "Rescore with a second level from now on; to be called before the first search.");
+}
+
 } // namespace
 
 void bind_searchers(nb::module_ &module) {
-    nb::class_<FlatSearcher>(module, "FlatSearcher", "Exhaustive search over contiguous codes.")
-        .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, const char *, int, const char *>(),
+    nb::class_<FlatSearcher> flat(module, "FlatSearcher", "Exhaustive search over contiguous codes.");
+    bind_residuals(flat);
+    flat.def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, const char *, int, const char *>(),
              nb::arg("codes"), nb::arg("norms").none(), nb::arg("scale"), nb::arg("offset"), nb::arg("metric"),
              nb::kw_only(), nb::arg("bits") = 8, nb::arg("level") = "auto")
         .def("search", &FlatSearcher::search, nb::arg("queries"), nb::arg("k"), nb::kw_only(),
              nb::arg("num_threads") = 0, "Return (distances, ids) of the k nearest codes of each query.");
 
-    nb::class_<GraphSearcher>(module, "GraphSearcher")
-        .def("search", &GraphSearcher::search, nb::arg("queries"), nb::arg("k"), nb::arg("ef"), nb::kw_only(),
-             nb::arg("num_threads") = 0, "Return (distances, ids) of the k nearest codes found with a pool of ef.");
+    nb::class_<GraphSearcher> graph(module, "GraphSearcher");
+    bind_residuals(graph);
+    graph.def("search", &GraphSearcher::search, nb::arg("queries"), nb::arg("k"), nb::arg("ef"), nb::kw_only(),
+              nb::arg("num_threads") = 0, "Return (distances, ids) of the k nearest codes found with a pool of ef.");
     nb::class_<LinkedGraphSearcher, GraphSearcher>(module, "LinkedGraphSearcher",
                                                    "HNSW search over a graph in FAISS' layout, read where it lies.")
         .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, int64_t, int64_t, nb::handle,
@@ -210,7 +230,9 @@ void bind_searchers(nb::module_ &module) {
         .def_prop_ro("nbytes_codes", &PackedGraphSearcher::nbytes_codes, "Bytes of codes and norms, padding included.")
         .def_prop_ro("nbytes_graph", &PackedGraphSearcher::nbytes_graph, "Bytes of the links of all levels.");
 
-    nb::class_<ForestSearcher>(module, "ForestSearcher", "Annoy's search over a forest of split planes.")
+    nb::class_<ForestSearcher> forest(module, "ForestSearcher", "Annoy's search over a forest of split planes.");
+    bind_residuals(forest);
+    forest
         .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle,
                       nb::handle, nb::handle, nb::handle, const char *, int, const char *>(),
              nb::arg("codes"), nb::arg("norms").none(), nb::arg("scale"), nb::arg("offset"), nb::arg("plane_codes"),

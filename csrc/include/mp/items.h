@@ -7,7 +7,8 @@
  *   l2   key = norm + weight * dot(c, high), weight = -2 * 256 * unit     (|q|^2 and the bias don't change the order)
  *   ip   key = -dot(c, high)
  * dot is exact in int32 and becomes a float here, exactly while |dot| <= 2^24 (d <= 514) and rounded above.
- * Rescoring computes the distance itself from the 16-bit query, in double.
+ * Rescoring computes the distance itself from the 16-bit query, in double, and from both levels of the items if they
+ * have residuals (residual.h), which the keys don't see.
  */
 #ifndef MP_ITEMS_H
 #define MP_ITEMS_H
@@ -21,6 +22,13 @@
 
 enum mp_metric { MP_METRIC_L2, MP_METRIC_IP };
 
+/* The second level. `norms` are those of both levels together, NULL for MP_METRIC_IP. */
+struct mp_residuals {
+    const uint8_t *codes; /* NULL without a second level; n x dim */
+    const float *norms;
+    float range;
+};
+
 /* Everything is borrowed from the caller. Norms are NULL for MP_METRIC_IP, which doesn't need them. */
 struct mp_items {
     const uint8_t *codes;
@@ -32,7 +40,8 @@ struct mp_items {
     size_t bits; /* 8, or 4: two dimensions a byte */
     enum mp_metric metric;
     const struct mp_kernels *kernels;      /* for these codes */
-    const struct mp_kernels *byte_kernels; /* for bytes: panels, planes */
+    const struct mp_kernels *byte_kernels; /* for bytes: panels, planes, residuals */
+    struct mp_residuals residuals;
 };
 
 static inline size_t mp_code_bytes(const struct mp_items *items) {
@@ -49,13 +58,15 @@ static inline float mp_item_norm(const struct mp_items *items, size_t id) {
     return norm;
 }
 
-/* All lines of the code, not the first alone: a code of 384 bytes has six, and the hardware doesn't guess them. */
-static inline void mp_prefetch_item(const struct mp_items *items, size_t id) {
-    const uint8_t *code = mp_item_code(items, id);
-    const size_t size = mp_code_bytes(items);
+/* All lines, not the first alone: a code of 384 bytes has six, and the hardware doesn't guess them. */
+static inline void mp_prefetch(const uint8_t *code, size_t size) {
     for (size_t i = 0; i < size; i += MP_ALIGN)
         __builtin_prefetch(code + i);
     __builtin_prefetch(code + size - 1); /* another line where codes are not aligned */
+}
+
+static inline void mp_prefetch_item(const struct mp_items *items, size_t id) {
+    mp_prefetch(mp_item_code(items, id), mp_code_bytes(items));
     if (items->norms)
         __builtin_prefetch(items->norms + id * items->norm_stride);
 }
@@ -73,8 +84,8 @@ static inline float mp_key(const struct mp_items *items, float weight, size_t id
     return items->norms ? mp_item_norm(items, id) + product : product;
 }
 
-/* How many candidates of the 8-bit query are worth the 16-bit one to find the best k of n. */
-size_t mp_n_rescored(size_t k, size_t n);
+/* How many candidates by key are worth rescoring to find the best k of n. */
+size_t mp_n_rescored(const struct mp_items *items, size_t k, size_t n);
 
 /* Replaces the keys of `ranks` by the distance (l2) or minus the similarity (ip) of the 16-bit query. */
 void mp_exact_ranks(const struct mp_items *items, const struct mp_query *query, uint64_t *ranks, size_t count);

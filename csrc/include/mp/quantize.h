@@ -28,7 +28,8 @@ struct mp_query {
     int8_t *natural_high, *natural_low;
     double unit;
     double bias;
-    double sqnorm; /* |q|^2 */
+    double sqnorm;   /* |q|^2 */
+    double step_sum; /* sum_i q_i s_i, for items with residuals */
 };
 
 void mp_encode(const float *vectors, size_t n, size_t dim, const float *scale, const float *offset, uint8_t *codes);
@@ -42,6 +43,8 @@ void mp_squared_norms4(const uint8_t *codes, size_t n, size_t dim, const float *
 /* `high` and `low` of `query` point to buffers of the caller, of mp_round_up(dim, MP_ALIGN) bytes; they get the order
  * of the dimensions. */
 void mp_fold_query(const float *vector, size_t dim, const float *scale, const float *offset, struct mp_query *query);
+/* sum_i a_i b_i in double, in four lanes, i % 4. */
+double mp_dot_product(const float *a, const float *b, size_t dim);
 /* Sorts folded values into the planes that u4 kernels want. `planes` has 2 * mp_plane_bytes(dim) bytes. */
 void mp_split_planes(const int8_t *values, size_t dim, int8_t *planes);
 
