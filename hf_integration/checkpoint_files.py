@@ -72,7 +72,7 @@ def usable_length(model: MagicPyramidForSequenceClassification, tokenizer: Any, 
     Raises:
         mp_plugins.ArgumentError: the model has fewer positions.
     """
-    positions = int(model.config.max_position_embeddings)
+    positions = model.family.max_positions(model.config)
     if wanted is None:
         return min(int(tokenizer.model_max_length), positions, _DEFAULT_MAX_LENGTH)
     if not 3 <= wanted <= positions:

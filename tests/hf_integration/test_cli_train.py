@@ -2,14 +2,22 @@ from __future__ import annotations
 
 import json
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 import hf_integration
 from hf_integration import checkpoint_files, staged_training
-from mp_plugins import cli
+from mp_plugins import ArgumentError, cli
 
 WORDS = [f"word{index}" for index in range(20)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -80,7 +88,7 @@ def test_all_stages_leave_a_model_that_loads_and_knows_its_labels(trained):
     hf_integration.register()
     model = AutoModelForSequenceClassification.from_pretrained(trained)
     tokenizer = AutoTokenizer.from_pretrained(trained)
-    assert type(model) is hf_integration.MagicPyramidForSequenceClassification
+    assert isinstance(model, hf_integration.MagicPyramidForSequenceClassification)
     assert model.config.label2id == {"sport": 0, "trade": 1}
     assert all(model.internal_classifiers.is_trained(depth) for depth in (0, 1))
     assert tokenizer.model_max_length == 40
@@ -199,6 +207,24 @@ def test_quick_refuses_a_checkpoint_without_a_head(capsys, tmp_path, backbone):
     code, error = fails(capsys, "train", backbone, numbered, tmp_path / "out", "--quick")
     assert code == 1
     assert "`MODEL` must be fine-tuned already" in error
+
+
+def test_the_longest_text_is_what_the_family_has_positions_for():
+    config = RobertaConfig(
+        vocab_size=99,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=37,
+        max_position_embeddings=42,
+    )
+    model = hf_integration.attach(RobertaForSequenceClassification(config))
+    # RoBERTa counts positions from the padding id, 1, on.
+    tokenizer = SimpleNamespace(model_max_length=10**30)
+    assert checkpoint_files.usable_length(model, tokenizer, None) == 40
+    assert checkpoint_files.usable_length(model, tokenizer, 40) == 40
+    with pytest.raises(ArgumentError, match="`--max-length` must be from 3 to 40"):
+        checkpoint_files.usable_length(model, tokenizer, 41)
 
 
 def config_of(folder):
