@@ -13,13 +13,75 @@ struct search {
     struct mp_scratch_pool *scratches;
     const float *queries;
     size_t k, ef;
+    const struct mp_filter *filter;
     float *distances;
     int64_t *ids;
-    atomic_bool no_memory;
+    atomic_bool no_memory, given_up;
 };
 
-static void search_row(const struct search *search, struct walk *walk, struct mp_query *query, uint64_t *ranks,
-                       size_t row) {
+/* A heap with the smallest rank on top: with a filter, the nodes to expand are not those to return, and how many they
+ * will be is not known. */
+struct heap {
+    uint64_t *ranks;
+    size_t size;
+};
+
+static void heap_push(struct heap *heap, uint64_t rank) {
+    size_t at = heap->size++;
+    for (size_t parent; at > 0 && heap->ranks[parent = (at - 1) / 2] > rank; at = parent)
+        heap->ranks[at] = heap->ranks[parent];
+    heap->ranks[at] = rank;
+}
+
+static uint64_t heap_pop(struct heap *heap) {
+    const uint64_t top = heap->ranks[0], last = heap->ranks[--heap->size];
+    size_t at = 0;
+    for (size_t child; (child = 2 * at + 1) < heap->size; at = child) {
+        child += child + 1 < heap->size && heap->ranks[child + 1] < heap->ranks[child];
+        if (heap->ranks[child] >= last)
+            break;
+        heap->ranks[at] = heap->ranks[child];
+    }
+    heap->ranks[at] = last;
+    return top;
+}
+
+/* Puts a node on the way, and into the results if the filter lets it. False if the filter gives the search up. */
+static inline bool meet(const struct mp_filter *filter, struct heap *heap, struct pool *results, uint64_t rank) {
+    if (results->size == results->capacity && rank >= results->ranks[results->size - 1])
+        return true;
+    heap_push(heap, rank);
+    const int accepts = mp_filter_accepts(filter, (uint32_t)rank >> 1);
+    if (accepts > 0)
+        pool_insert(results, rank);
+    return accepts >= 0;
+}
+
+/* search_level() of level 0 for a search with a filter. */
+static bool search_filtered(const struct walk *walk, const struct mp_filter *filter, struct heap *heap,
+                            struct pool *results, uint32_t entry, float entry_key) {
+    walk->visited[entry] = walk->epoch;
+    bool goes_on = meet(filter, heap, results, (uint64_t)mp_order_of(entry_key) << 32 | entry << 1);
+    while (goes_on && heap->size > 0) {
+        const uint64_t nearest = heap_pop(heap);
+        if (results->size == results->capacity && nearest > results->ranks[results->size - 1])
+            break;
+        const size_t count = collect_fresh(walk, links_at_0(walk->graph, (uint32_t)nearest >> 1));
+        for (size_t i = 0; i < count; i++)
+            mp_prefetch_item(&walk->graph->items, walk->fresh[i]);
+        for (size_t i = 0; i < count && goes_on; i += 4) {
+            float keys[4];
+            score4(walk, walk->fresh + i, keys);
+            for (size_t j = 0; j < 4 && i + j < count && goes_on; j++)
+                goes_on = meet(filter, heap, results, (uint64_t)mp_order_of(keys[j]) << 32 | walk->fresh[i + j] << 1);
+        }
+    }
+    return goes_on;
+}
+
+static bool search_row(const struct search *search, struct walk *walk, struct mp_query *query,
+                       struct mp_scratch *scratch, size_t row) {
+    uint64_t *ranks = scratch->ranks.data;
     const struct mp_items *items = &search->graph->items;
     struct pool pool = {.ranks = ranks, .capacity = search->ef};
     mp_fold_for(items, search->queries + row * items->dim, query);
@@ -30,7 +92,11 @@ static void search_row(const struct search *search, struct walk *walk, struct mp
         float key = key_of(walk, node);
         for (size_t level = search->graph->max_level; level > 0; level--)
             node = descend(walk, node, level, &key);
-        search_level(walk, &pool, 0, node, key);
+        struct heap heap = {.ranks = scratch->heap.data};
+        if (!search->filter)
+            search_level(walk, &pool, 0, node, key);
+        else if (!search_filtered(walk, search->filter, &heap, &pool, node, key))
+            return false;
         count = pool.size;
     }
     const size_t rescored = mp_n_rescored(items, search->k, count);
@@ -38,17 +104,19 @@ static void search_row(const struct search *search, struct walk *walk, struct mp
         ranks[i] = (uint32_t)ranks[i] >> 1;
     mp_rescore(items, query, ranks, rescored, search->k, search->distances + row * search->k,
                search->ids + row * search->k);
+    return true;
 }
 
-static bool search_rows(const struct search *search, struct mp_scratch *scratch, size_t begin, size_t end) {
+static bool search_rows(struct search *search, struct mp_scratch *scratch, size_t begin, size_t end) {
     const struct mp_items *items = &search->graph->items;
     if (!mp_reserve(&scratch->query, mp_query_bytes(items->dim)) ||
         !mp_reserve(&scratch->ranks, (search->ef + 1) * sizeof(uint64_t)) ||
-        !mp_reserve(&scratch->ids, (search->graph->max_links0 + 4) * sizeof(uint32_t)))
+        !mp_reserve(&scratch->ids, (search->graph->max_links0 + 4) * sizeof(uint32_t)) ||
+        (search->filter && !mp_reserve(&scratch->heap, items->n * sizeof(uint64_t)))) /* each node enters once */
         return false;
     struct mp_query query;
     mp_place_query(&query, scratch->query.data, 0, items->dim);
-    for (size_t row = begin; row < end; row++) {
+    for (size_t row = begin; row < end && !atomic_load_explicit(&search->given_up, memory_order_relaxed); row++) {
         if (!mp_visited_begin(scratch, items->n))
             return false;
         struct walk walk = {.graph = search->graph,
@@ -56,7 +124,8 @@ static bool search_rows(const struct search *search, struct mp_scratch *scratch,
                             .visited = scratch->visited.data,
                             .epoch = scratch->epoch,
                             .fresh = scratch->ids.data};
-        search_row(search, &walk, &query, scratch->ranks.data, row);
+        if (!search_row(search, &walk, &query, scratch, row))
+            atomic_store(&search->given_up, true);
     }
     return true;
 }
@@ -71,14 +140,17 @@ static void search_chunk(void *context, size_t begin, size_t end) {
 }
 
 struct mp_status mp_graph_search(const struct mp_graph *graph, struct mp_scratch_pool *scratches, const float *queries,
-                                 size_t n_queries, size_t k, size_t ef, int num_threads, float *distances,
-                                 int64_t *ids) {
-    struct search search = {.graph = graph, .scratches = scratches, .queries = queries, .k = k};
+                                 size_t n_queries, size_t k, size_t ef, const struct mp_filter *filter, int num_threads,
+                                 float *distances, int64_t *ids) {
+    struct search search = {.graph = graph, .scratches = scratches, .queries = queries, .k = k, .filter = filter};
     search.distances = distances;
     search.ids = ids;
     search.ef = ef > k ? ef : k;
     search.ef = search.ef < graph->items.n ? search.ef : graph->items.n; /* more can't be found */
     atomic_init(&search.no_memory, false);
+    atomic_init(&search.given_up, false);
     mp_parallel_for(n_queries, QUERIES_PER_CHUNK, mp_n_threads(num_threads, n_queries), search_chunk, &search);
+    if (atomic_load(&search.given_up))
+        return (struct mp_status){MP_GIVEN_UP, {0}};
     return atomic_load(&search.no_memory) ? mp_no_memory() : mp_ok();
 }

@@ -28,6 +28,7 @@ static void storage_free(struct mp_hnsw_storage *storage, size_t stride) {
     mp_block_free(storage->records, storage->capacity * stride);
     free(storage->upper_start);
     free(storage->upper);
+    free(storage->marks);
     free(storage);
 }
 
@@ -40,7 +41,8 @@ static struct mp_hnsw_storage *storage_create(const struct mp_hnsw *hnsw, size_t
     storage->capacity = capacity;
     storage->records = capacity ? mp_block_alloc(capacity * hnsw->stride) : NULL;
     storage->upper_start = malloc((capacity + 1) * sizeof(uint32_t));
-    if ((capacity && !storage->records) || !storage->upper_start) {
+    storage->marks = calloc(capacity ? capacity : 1, 1);
+    if ((capacity && !storage->records) || !storage->upper_start || !storage->marks) {
         storage_free(storage, hnsw->stride);
         return NULL;
     }
@@ -196,7 +198,8 @@ void mp_hnsw_nbytes(struct mp_hnsw *hnsw, size_t *codes, size_t *graph) {
     const struct mp_hnsw_storage *storage = hnsw->storage;
     const size_t links = storage->capacity * hnsw->max_links0 * sizeof(int32_t);
     *codes = storage->capacity * hnsw->stride - links;
-    *graph = links + storage->n_upper * sizeof(int32_t) + (storage->capacity + 1) * sizeof(uint32_t);
+    *graph =
+        links + storage->n_upper * sizeof(int32_t) + (storage->capacity + 1) * sizeof(uint32_t) + storage->capacity;
     pthread_mutex_unlock(&hnsw->lock);
 }
 
@@ -218,6 +221,7 @@ struct mp_status mp_hnsw_resize(struct mp_hnsw *hnsw, size_t capacity) {
         memcpy(grown->upper, old->upper, n_upper * sizeof(int32_t));
         grown->users = 1;
         pthread_mutex_lock(&hnsw->lock);
+        memcpy(grown->marks, old->marks, count);
         hnsw->storage = grown;
         pthread_mutex_unlock(&hnsw->lock);
         release(hnsw, old);
@@ -231,11 +235,16 @@ size_t mp_hnsw_level(const struct mp_hnsw_view *view, size_t id) {
 }
 
 struct mp_status mp_hnsw_search(struct mp_hnsw *hnsw, const float *queries, size_t n_queries, size_t k, size_t ef,
-                                int num_threads, float *distances, int64_t *ids) {
+                                const struct mp_filter *filter, int num_threads, float *distances, int64_t *ids) {
     struct mp_hnsw_view view;
+    struct mp_filter with_marks = filter ? *filter : (struct mp_filter){.end = SIZE_MAX};
     mp_hnsw_borrow(hnsw, &view);
+    if (atomic_load(&hnsw->n_deleted) > 0) {
+        with_marks.marks = view.storage->marks;
+        filter = &with_marks;
+    }
     const struct mp_status status =
-        mp_graph_search(&view.graph, &hnsw->scratches, queries, n_queries, k, ef, num_threads, distances, ids);
+        mp_graph_search(&view.graph, &hnsw->scratches, queries, n_queries, k, ef, filter, num_threads, distances, ids);
     mp_hnsw_return(hnsw, &view);
     return status;
 }

@@ -16,7 +16,8 @@ struct mp_hnsw_storage {
     uint32_t *upper_start; /* capacity + 1: node i has levels upper_start[i + 1] - upper_start[i] above 0 */
     int32_t *upper;
     size_t n_upper;
-    size_t users; /* behind `lock` of the graph */
+    uint8_t *marks; /* per node: 0, or 1 if it is deleted; changed behind `lock` of the graph */
+    size_t users;   /* behind `lock` of the graph */
 };
 
 /* Distances between stored codes, see hnsw.h. */
@@ -38,7 +39,7 @@ struct mp_hnsw {
     pthread_mutex_t entry_lock;                /* held by an insertion that makes the graph higher */
     pthread_mutex_t stripes[N_STRIPES];
     struct mp_hnsw_storage *storage;
-    atomic_size_t count;
+    atomic_size_t count, n_deleted;
     _Atomic uint64_t entry; /* level + 1 above the id; 0 while the graph is empty */
     struct mp_scratch_pool scratches;
 };

@@ -9,8 +9,18 @@ returns ``(distances, ids)`` of shape ``(q, k)``, ``float32`` and ``int64``: squ
 alive and read in place; they must be C-contiguous, and changing them later changes the answers.
 """
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import numpy as np
 import numpy.typing as npt
+
+# Ids that may be results of a graph search; the others are walked through all the same. A boolean array with an entry
+# an id, a bitmap (``uint8``, eight ids a byte from the lowest bit on), an array of ids, a range of step 1, or a
+# callable that is asked for each candidate (slower: it takes the GIL, from several threads if the search has several).
+IdFilter: TypeAlias = (
+    npt.NDArray[np.bool_] | npt.NDArray[np.uint8] | npt.NDArray[np.int64] | range | Callable[[int], bool] | None
+)
 
 def simd_level() -> str:
     """Return the level in use, ``MP_SIMD_LEVEL`` if that is set, else the last of :func:`simd_levels`."""
@@ -139,7 +149,7 @@ class LinkedGraphSearcher(_Searcher):
         level: str = ...,
     ) -> None: ...
     def search(
-        self, queries: npt.NDArray[np.float32], k: int, ef: int, *, num_threads: int = ...
+        self, queries: npt.NDArray[np.float32], k: int, ef: int, *, num_threads: int = ..., id_filter: IdFilter = ...
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]: ...
 
 class PackedGraphSearcher(_Searcher):
@@ -168,7 +178,7 @@ class PackedGraphSearcher(_Searcher):
         level: str = ...,
     ) -> None: ...
     def search(
-        self, queries: npt.NDArray[np.float32], k: int, ef: int, *, num_threads: int = ...
+        self, queries: npt.NDArray[np.float32], k: int, ef: int, *, num_threads: int = ..., id_filter: IdFilter = ...
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Search; ids are the positions of hnswlib's internal order, not labels."""
 
@@ -218,9 +228,21 @@ class HnswGraph:
         """Add vectors and return their ids; adds none if there is no room for all."""
 
     def search(
-        self, queries: npt.NDArray[np.float32], k: int, ef: int, *, num_threads: int = ...
+        self, queries: npt.NDArray[np.float32], k: int, ef: int, *, num_threads: int = ..., id_filter: IdFilter = ...
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Search; nodes that are being added meanwhile may be found or not."""
+        """Search; nodes that are being added meanwhile may be found or not.
+
+        An array ``id_filter`` may be shorter than :attr:`count`: nodes that came after it was made are refused.
+        """
+
+    def mark_deleted(self, ids: npt.NDArray[np.int64]) -> None:
+        """Take nodes out of the results; the graph stays. Refused, for all, if one is deleted already."""
+
+    def unmark_deleted(self, ids: npt.NDArray[np.int64]) -> None:
+        """Take nodes back into the results. Refused, for all, if one is not deleted."""
+
+    def deleted(self) -> npt.NDArray[np.bool_]:
+        """Return for each node whether it is deleted."""
 
     def resize(self, capacity: int) -> None:
         """Make room for ``capacity`` nodes, at least :attr:`count`; waits for insertions, not for searches."""
@@ -245,6 +267,10 @@ class HnswGraph:
     @property
     def count(self) -> int:
         """Number of nodes."""
+
+    @property
+    def n_deleted(self) -> int:
+        """Number of nodes that are deleted."""
 
     @property
     def capacity(self) -> int:

@@ -20,6 +20,8 @@ std::string type_name(const Py_buffer &view) {
     format += std::strchr("@=<", *format) && *format ? 1 : 0;
     if (std::strlen(format) != 1)
         return "";
+    if (*format == '?')
+        return "bool";
     const std::string bits = std::to_string(8 * view.itemsize);
     if (std::strchr("BHILQ", *format))
         return "uint" + bits;
@@ -126,6 +128,17 @@ Array &Array::operator=(Array &&other) noexcept {
 Array::~Array() {
     if (view_.obj)
         PyBuffer_Release(&view_);
+}
+
+std::string element_type(nb::handle object) {
+    Py_buffer view;
+    if (PyObject_GetBuffer(object.ptr(), &view, PyBUF_STRIDES | PyBUF_FORMAT) != 0) {
+        PyErr_Clear();
+        return "";
+    }
+    const std::string type = type_name(view).empty() ? "another type" : type_name(view);
+    PyBuffer_Release(&view);
+    return type;
 }
 
 Array finite_array(nb::handle object, const char *name, int ndim) {

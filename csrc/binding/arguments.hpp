@@ -18,7 +18,7 @@ namespace mp {
 class Array {
   public:
     Array() = default;
-    // `type` is numpy's name of the element type: uint8, int8, uint32, int32, uint64, int64 or float32.
+    // `type` is numpy's name of the element type: uint8, int8, uint32, int32, uint64, int64, float32 or bool.
     Array(nb::handle object, const char *name, const char *type, int ndim);
     Array(Array &&other) noexcept;
     Array &operator=(Array &&other) noexcept;
@@ -37,6 +37,9 @@ class Array {
   private:
     Py_buffer view_ = {};
 };
+
+// numpy's name of the element type of an array, "" for what is no array.
+std::string element_type(nb::handle object);
 
 // A float32 array whose values are all finite.
 Array finite_array(nb::handle object, const char *name, int ndim);

@@ -1,4 +1,5 @@
 // The graph that grows.
+#include "filter.hpp"
 #include "search_call.hpp"
 #include "searchers.hpp"
 
@@ -56,13 +57,32 @@ class HnswGraph {
             out.as_writable<int64_t>()[i] = static_cast<int64_t>(first + i);
         return result;
     }
-    nb::tuple search(nb::handle queries, int64_t k, int64_t ef, int num_threads) {
+    nb::tuple search(nb::handle queries, int64_t k, int64_t ef, int num_threads, nb::handle id_filter) {
         at_least_one(ef, "ef", "the number of candidates to keep, k or more");
-        return search_with(queries, k, dim_,
-                           [&](const float *rows, size_t n, size_t n_neighbors, float *distances, int64_t *ids) {
-                               return mp_hnsw_search(hnsw_, rows, n, n_neighbors, static_cast<size_t>(ef), num_threads,
-                                                     distances, ids);
-                           });
+        Filter by(id_filter, count(), true);
+        nb::tuple result = search_with(
+            queries, k, dim_, [&](const float *rows, size_t n, size_t n_neighbors, float *distances, int64_t *ids) {
+                return mp_hnsw_search(hnsw_, rows, n, n_neighbors, static_cast<size_t>(ef), by.get(), num_threads,
+                                      distances, ids);
+            });
+        by.raise_if_given_up();
+        return result;
+    }
+    void mark_deleted(nb::handle ids) {
+        mark(ids, true);
+    }
+    void unmark_deleted(nb::handle ids) {
+        mark(ids, false);
+    }
+    nb::object deleted() {
+        const size_t n = count();
+        nb::object result = empty_array(nb::int_(n), "bool");
+        Array out(result, "result", "bool", 1);
+        mp_hnsw_deleted(hnsw_, out.as_writable<uint8_t>(), n);
+        return result;
+    }
+    size_t n_deleted() {
+        return mp_hnsw_n_deleted(hnsw_);
     }
     void resize(int64_t capacity) {
         check_capacity(capacity);
@@ -140,6 +160,10 @@ class HnswGraph {
     mp_hnsw *hnsw_ = nullptr;
     size_t dim_ = 0, max_m_ = 0;
 
+    void mark(nb::handle ids_object, bool is_deleted) {
+        const Array ids(ids_object, "ids", "int64", 1);
+        raise_if_failed(mp_hnsw_mark(hnsw_, ids.as<int64_t>(), ids.shape(0), is_deleted));
+    }
     static void check_capacity(int64_t capacity) {
         in_range(capacity, 0, MP_MAX_ITEMS, "capacity", "the number of nodes to make room for");
     }
@@ -164,7 +188,12 @@ void bind_hnsw(nb::module_ &module) {
         .def("add", &HnswGraph::add, nb::arg("vectors"), nb::kw_only(), nb::arg("num_threads") = 0,
              "Add vectors and return their ids, which go on from the last.")
         .def("search", &HnswGraph::search, nb::arg("queries"), nb::arg("k"), nb::arg("ef"), nb::kw_only(),
-             nb::arg("num_threads") = 0, "Return (distances, ids) of the k nearest nodes found with a pool of ef.")
+             nb::arg("num_threads") = 0, nb::arg("id_filter").none() = nb::none(),
+             "Return (distances, ids) of the k nearest nodes found with a pool of ef.")
+        .def("mark_deleted", &HnswGraph::mark_deleted, nb::arg("ids"), "Take nodes out of the results.")
+        .def("unmark_deleted", &HnswGraph::unmark_deleted, nb::arg("ids"), "Take nodes back into the results.")
+        .def("deleted", &HnswGraph::deleted, "Return for each node whether it is deleted.")
+        .def_prop_ro("n_deleted", &HnswGraph::n_deleted, "Number of nodes that are deleted.")
         .def("resize", &HnswGraph::resize, nb::arg("capacity"), "Make room for `capacity` nodes.")
         .def("codes", &HnswGraph::codes, nb::arg("ids"), "Return the codes of some nodes, (len(ids), d).")
         .def("level_of", &HnswGraph::level_of, nb::arg("node"), "Return the highest level that a node is in.")

@@ -1,6 +1,7 @@
 // The searchers: a Python object holds the arrays, the core's view of them and the working memory of searches.
 #include "searchers.hpp"
 
+#include "filter.hpp"
 #include "search_call.hpp"
 
 #include <cstring>
@@ -48,13 +49,17 @@ class GraphSearcher {
     void add_residuals(nb::handle residuals, nb::handle norms, float range) {
         residuals_.attach(graph_.items, residuals, norms, range);
     }
-    nb::tuple search(nb::handle queries, int64_t k, int64_t ef, int num_threads) {
+    nb::tuple search(nb::handle queries, int64_t k, int64_t ef, int num_threads, nb::handle id_filter) {
         at_least_one(ef, "ef", "the number of candidates to keep, k or more");
-        return search_with(queries, k, graph_.items.dim,
-                           [&](const float *rows, size_t n, size_t n_neighbors, float *distances, int64_t *ids) {
-                               return mp_graph_search(&graph_, &scratches_.pool, rows, n, n_neighbors,
-                                                      static_cast<size_t>(ef), num_threads, distances, ids);
-                           });
+        Filter by(id_filter, graph_.items.n, false);
+        nb::tuple result =
+            search_with(queries, k, graph_.items.dim,
+                        [&](const float *rows, size_t n, size_t n_neighbors, float *distances, int64_t *ids) {
+                            return mp_graph_search(&graph_, &scratches_.pool, rows, n, n_neighbors,
+                                                   static_cast<size_t>(ef), by.get(), num_threads, distances, ids);
+                        });
+        by.raise_if_given_up();
+        return result;
     }
 
   protected:
@@ -211,7 +216,8 @@ void bind_searchers(nb::module_ &module) {
     nb::class_<GraphSearcher> graph(module, "GraphSearcher");
     bind_residuals(graph);
     graph.def("search", &GraphSearcher::search, nb::arg("queries"), nb::arg("k"), nb::arg("ef"), nb::kw_only(),
-              nb::arg("num_threads") = 0, "Return (distances, ids) of the k nearest codes found with a pool of ef.");
+              nb::arg("num_threads") = 0, nb::arg("id_filter").none() = nb::none(),
+              "Return (distances, ids) of the k nearest codes found with a pool of ef.");
     nb::class_<LinkedGraphSearcher, GraphSearcher>(module, "LinkedGraphSearcher",
                                                    "HNSW search over a graph in FAISS' layout, read where it lies.")
         .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, int64_t, int64_t, nb::handle,

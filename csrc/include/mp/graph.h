@@ -12,6 +12,7 @@
 #ifndef MP_GRAPH_H
 #define MP_GRAPH_H
 
+#include "mp/filter.h"
 #include "mp/items.h"
 #include "mp/scratch.h"
 #include "mp/status.h"
@@ -61,9 +62,10 @@ struct mp_packed {
 struct mp_status mp_graph_pack(struct mp_graph *graph, struct mp_packed *packed, const struct mp_hnsw_arrays *arrays);
 void mp_packed_free(struct mp_packed *packed);
 
-/* Writes n_queries x k distances and ids; ef below k is raised to k. Empty slots as in mp_flat_search(). */
+/* Writes n_queries x k distances and ids; ef below k is raised to k. Empty slots as in mp_flat_search(). With a filter
+ * (NULL: none) the walk ends when ef nodes that pass it are found and none that is nearer can be reached. */
 struct mp_status mp_graph_search(const struct mp_graph *graph, struct mp_scratch_pool *scratches, const float *queries,
-                                 size_t n_queries, size_t k, size_t ef, int num_threads, float *distances,
-                                 int64_t *ids);
+                                 size_t n_queries, size_t k, size_t ef, const struct mp_filter *filter, int num_threads,
+                                 float *distances, int64_t *ids);
 
 #endif

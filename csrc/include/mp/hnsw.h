@@ -48,9 +48,17 @@ struct mp_status mp_hnsw_resize(struct mp_hnsw *hnsw, size_t capacity);
 /* Adds n finite vectors; *first is the id of the first, the others follow. Adds none if there is no room for all. */
 struct mp_status mp_hnsw_add(struct mp_hnsw *hnsw, const float *vectors, size_t n, int num_threads, size_t *first);
 
-/* As mp_graph_search(). Nodes whose insertion is under way may be among the results or not. */
+/* As mp_graph_search(). Nodes whose insertion is under way may be among the results or not. `filter` is NULL or has no
+ * marks: those of the graph are added. */
 struct mp_status mp_hnsw_search(struct mp_hnsw *hnsw, const float *queries, size_t n_queries, size_t k, size_t ef,
-                                int num_threads, float *distances, int64_t *ids);
+                                const struct mp_filter *filter, int num_threads, float *distances, int64_t *ids);
+
+/* Deleted nodes stay in the graph and are walked through, but are no results. All n ids or none are marked or unmarked;
+ * refused for ids that don't exist, come twice, or are in that state. */
+struct mp_status mp_hnsw_mark(struct mp_hnsw *hnsw, const int64_t *ids, size_t n, bool is_deleted);
+size_t mp_hnsw_n_deleted(struct mp_hnsw *hnsw);
+/* Writes 1 for each of `count` nodes that is deleted, else 0. */
+void mp_hnsw_deleted(struct mp_hnsw *hnsw, uint8_t *deleted, size_t count);
 
 /* The graph as it is now, for readers of single nodes: its memory stays until it is given back. Ids are not checked. */
 struct mp_hnsw_view {

@@ -5,7 +5,8 @@
 enum mp_code {
     MP_OK = 0,
     MP_NO_MEMORY, /* an allocation failed; nothing was changed */
-    MP_INVALID    /* an argument breaks its rule; `message` says which */
+    MP_INVALID,   /* an argument breaks its rule; `message` says which */
+    MP_GIVEN_UP   /* a function of the caller's said so; it knows why */
 };
 
 struct mp_status {
