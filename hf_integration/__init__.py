@@ -15,7 +15,18 @@ if TYPE_CHECKING:
     from hf_integration.families import BertFamily, DistilBertFamily, ElectraFamily, ModelFamily, RobertaFamily
     from hf_integration.flops import baseline_flops
     from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
-    from hf_integration.outputs import ExitStates, MagicPyramidSequenceClassifierOutput
+    from hf_integration.modeling_token_level import (
+        MagicPyramidForQuestionAnswering,
+        MagicPyramidForTokenClassification,
+        MagicPyramidModel,
+    )
+    from hf_integration.outputs import (
+        ExitStates,
+        MagicPyramidModelOutput,
+        MagicPyramidQuestionAnsweringOutput,
+        MagicPyramidSequenceClassifierOutput,
+        MagicPyramidTokenClassifierOutput,
+    )
     from hf_integration.recipe import RECIPE, StageReport, run_stages
     from hf_integration.registration import attach, detach, install, register, uninstall
     from hf_integration.token_pruning import AttentionPruner, TokenPruner
@@ -34,8 +45,14 @@ __all__ = [
     "ExitStates",
     "ExitThresholdChoice",
     "MagicPyramidConfig",
+    "MagicPyramidForQuestionAnswering",
     "MagicPyramidForSequenceClassification",
+    "MagicPyramidForTokenClassification",
+    "MagicPyramidModel",
+    "MagicPyramidModelOutput",
+    "MagicPyramidQuestionAnsweringOutput",
     "MagicPyramidSequenceClassifierOutput",
+    "MagicPyramidTokenClassifierOutput",
     "MagicPyramidTrainer",
     "ModelFamily",
     "RobertaFamily",
@@ -60,6 +77,7 @@ _MODULES = (
     "outputs",
     "token_pruning",
     "modeling_magic_pyramid",
+    "modeling_token_level",
     "registration",
     "exit_selection",
     "calibration",

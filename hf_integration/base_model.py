@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import sys
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from hf_integration.layouts import Layout
 from hf_integration.token_pruning import TokenPruner
 from mp_plugins import UnsupportedError, create_plugin_manager, load_registry
 
-__all__ = ["PyramidModel", "keep_changes", "model_class"]
+__all__ = ["PyramidModel", "keep_changes", "model_class", "share_modules"]
 
 
 class PyramidModel(PreTrainedModel):
@@ -57,6 +58,7 @@ class PyramidModel(PreTrainedModel):
         if not isinstance(config, MagicPyramidConfig):
             config = MagicPyramidConfig.from_plain(config)
         super().__init__(config)
+        self.attached_to: tuple[PreTrainedModel] | None = None
         # One manager for all look-ups: finding the entry points is most of their cost.
         plugins = create_plugin_manager()
         self.token_pruner: TokenPruner | None = None
@@ -80,6 +82,16 @@ class PyramidModel(PreTrainedModel):
     def own_modules(self) -> list[torch.nn.Module]:
         """Return the modules that the plain model does not have."""
         return [] if self.token_pruner is None else [self.token_pruner]
+
+    def plain_model(self) -> Any:
+        """Return the plain model that shares this one's parameters: the attached one, or else one made once."""
+        if self.attached_to is None:
+            with torch.device("meta"):
+                plain = self.family.plain_class(self.head)(self._plain_config())
+            share_modules(self, plain)
+            # In a tuple, so that it does not become a submodule.
+            self.attached_to = (plain,)
+        return self.attached_to[0]
 
     def set_speed(
         self, speed: float | None = None, *, keep_threshold: float | list[float] | Literal["learned"] | None = None
@@ -112,13 +124,21 @@ class PyramidModel(PreTrainedModel):
         for name, value in changes.items():
             setattr(self.config, name, value)
 
+    def _plain_config(self) -> PreTrainedConfig:
+        own = {*MagicPyramidConfig.setting_names(), "model_type", "keys_to_ignore_at_inference"}
+        fields = {name: value for name, value in copy.deepcopy(self.config).to_dict().items() if name not in own}
+        made: PreTrainedConfig = self.family.plain_class("Config")(
+            **fields, attn_implementation=self.config._attn_implementation
+        )
+        return made
+
     def _checked(self, **inputs: Tensor | None) -> BatchInputs:
         return BatchInputs.checked(self.family, self.config, **inputs)
 
-    def _lay_out(self, inputs: BatchInputs, *, soft: bool) -> Layout:
+    def _lay_out(self, inputs: BatchInputs, *, soft: bool, retain: bool = False) -> Layout:
         compact = self.config.execution == "compact" and not soft
         heads = self.config.num_attention_heads
-        return inputs.lay_out(self.family, self.base_model, heads, compact=compact, soft=soft)
+        return inputs.lay_out(self.family, self.base_model, heads, compact=compact, soft=soft, retain=retain)
 
     def _is_neutral(self) -> bool:
         return self.token_pruner is None or not self.token_pruner.is_active()
@@ -135,8 +155,8 @@ class PyramidModel(PreTrainedModel):
             )
         # Nothing is pruned, so these are the plain model's own states, from its own code.
         given = {name: tensor for name, tensor in inputs.items() if tensor is not None}
-        plain = self.family.plain_class(self.head)
-        states = plain.forward(self, **given, return_dict=True, **asked)
+        # Not by the class above: hooks of two base models on the same layers would record every state twice.
+        states = self.plain_model().train(self.training)(**given, return_dict=True, **asked)
         output.hidden_states, output.attentions = states.hidden_states, states.attentions
 
     def _returned(self, output: Any, return_dict: bool | None) -> Any:
@@ -163,6 +183,14 @@ def _derived(head: Any, family: ModelFamily) -> Any:
     # Pickle looks classes up by module and name.
     setattr(sys.modules[head.__module__], name, made)
     return made
+
+
+def share_modules(source: PreTrainedModel, target: PreTrainedModel) -> None:
+    """Give ``target`` the modules of ``source`` that both classes have; it loses those that ``source`` lacks."""
+    own = set(map(id, target.own_modules() if isinstance(target, PyramidModel) else ()))
+    for name, module in list(target.named_children()):
+        if id(module) not in own:
+            setattr(target, name, getattr(source, name))
 
 
 def keep_changes(keep_threshold: float | list[float] | Literal["learned"] | None) -> dict[str, Any]:

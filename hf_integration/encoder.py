@@ -12,7 +12,7 @@ from hf_integration.early_exit import ExitCriterion, InternalClassifiers, should
 from hf_integration.layouts import Layout, MaskedLayout
 from hf_integration.token_pruning import TokenPruner
 
-__all__ = ["EncoderResult", "PyramidEncoder", "RunOptions"]
+__all__ = ["EncoderResult", "PyramidEncoder", "RunOptions", "TokenEncoder", "TokenResult"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,21 @@ class EncoderResult:
     exits_asked: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class TokenResult:
+    """The outcome of one pass of a head that reads every token.
+
+    Attributes:
+        states: last state of every live token of the batch, ``[T, hidden_size]``.
+        attended: tokens that entered each layer, int64 ``[batch, layers]``.
+        kept: tokens that pruning left after each layer: int64, or float32 with gradients if soft.
+    """
+
+    states: Tensor
+    attended: Tensor
+    kept: Tensor
+
+
 @dataclass
 class _Ledger:
     """What a pass has recorded so far."""
@@ -68,6 +83,22 @@ class _Ledger:
     pooled: list[Tensor] = field(default_factory=list)
     exits_asked: list[int] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, layout: Layout, layers: int) -> _Ledger:
+        books = torch.zeros(2, len(layout.packing.lengths), layers, dtype=torch.int64, device=layout.packing.device)
+        return cls(attended=books[0], kept=books[1])
+
+    def enter(self, depth: int, layout: Layout) -> None:
+        self.attended[layout.packing.sample_ids, depth] = layout.packing.length_tensor
+
+    def leave(self, depth: int, layout: Layout) -> None:
+        self.kept[layout.packing.sample_ids, depth] = layout.packing.length_tensor
+        if isinstance(layout, MaskedLayout) and layout.token_weights is not None:
+            self.soft_kept.append(layout.token_weights.sum(1))
+
+    def all_kept(self) -> Tensor:
+        return torch.stack(self.soft_kept, dim=1) if self.soft_kept else self.kept
+
     def let_go(self, sample_ids: Tensor, logits: Tensor, depth: int) -> None:
         self.sample_ids.append(sample_ids)
         self.logits.append(logits)
@@ -80,48 +111,86 @@ class _Ledger:
             logits=torch.cat(self.logits)[order],
             exit_layer=torch.cat(depths)[order],
             attended=self.attended,
-            kept=torch.stack(self.soft_kept, dim=1) if self.soft_kept else self.kept,
+            kept=self.all_kept(),
             pooled=torch.stack(self.pooled, dim=1) if self.pooled else None,
             exits_asked=tuple(self.exits_asked),
         )
 
 
 @dataclass(frozen=True)
-class PyramidEncoder:
-    """The layers of a model with its pruner, its internal classifiers and its own head.
+class TokenEncoder:
+    """The layers of a model with its pruner, for heads that read every token: nobody leaves early.
 
     Attributes:
         layers: encoder layers, first to last.
         pruning_depths: layers (1-based) that prune.
         pruner: decides which tokens stay.
-        classifiers: one per exit depth.
-        criterion: how unsure a classifier is.
-        classify: the model's own head, from [CLS] states ``[n, hidden_size]`` to logits.
     """
 
     layers: Sequence[nn.Module]
     pruning_depths: Sequence[int]
     pruner: TokenPruner | None
+
+    def run_all(self, layout: Layout, soft_temperature: float | None) -> TokenResult:
+        """Run all layers over ``layout``, which retains what is dropped; ``None`` = hard decisions."""
+        ledger = _Ledger.of(layout, len(self.layers))
+        active = self._is_active(soft_temperature)
+        for depth in range(len(self.layers)):
+            ledger.enter(depth, layout)
+            self._run_layer(depth + 1, layout, soft_temperature, active=active)
+            ledger.leave(depth, layout)
+        return TokenResult(layout.last_states(), ledger.attended, ledger.all_kept())
+
+    def _is_active(self, soft_temperature: float | None) -> bool:
+        return self.pruner is not None and (soft_temperature is not None or self.pruner.is_active())
+
+    def _run_layer(self, depth: int, layout: Layout, soft_temperature: float | None, *, active: bool) -> None:
+        layer = self.layers[depth - 1]
+        prune = active and depth in self.pruning_depths
+        importance = layout.attend(layer, with_importance=prune)
+        if self.pruner is not None and importance is not None and prune:
+            if soft_temperature is not None and isinstance(layout, MaskedLayout):
+                weights = self.pruner.soft_mask(depth, importance, soft_temperature)
+                layout.weigh_tokens(self._keep_first(weights, layout))
+            else:
+                layout.keep_tokens(self._keep_first(self.pruner.keep_mask(depth, importance), layout))
+        layout.transform(layer)
+
+    @staticmethod
+    def _keep_first(mask: Tensor, layout: Layout) -> Tensor:
+        """Return ``mask`` with [CLS], which the classifiers read, set to kept."""
+        return mask.index_fill(0, layout.packing.first_tokens, 1)
+
+
+@dataclass(frozen=True)
+class PyramidEncoder(TokenEncoder):
+    """The layers of a classifier with its pruner, its internal classifiers and its own head.
+
+    Attributes:
+        classifiers: one per exit depth.
+        criterion: how unsure a classifier is.
+        classify: the model's own head, from [CLS] states ``[n, hidden_size]`` to logits.
+    """
+
     classifiers: InternalClassifiers
     criterion: ExitCriterion
     classify: Callable[[Tensor], Tensor]
 
     def run(self, layout: Layout, options: RunOptions) -> EncoderResult:
         """Run the layers over ``layout`` until every sample has left."""
-        samples, last = len(layout.packing.lengths), len(self.layers) - 1
-        books = torch.zeros(2, samples, len(self.layers), dtype=torch.int64, device=layout.packing.device)
-        ledger = _Ledger(attended=books[0], kept=books[1])
-        active = self.pruner is not None and (options.soft_temperature is not None or self.pruner.is_active())
+        last = len(self.layers) - 1
+        ledger = _Ledger.of(layout, len(self.layers))
+        active = self._is_active(options.soft_temperature)
         for depth, layer in enumerate(self.layers):
             self._offer_exit(depth, layout, options, ledger)
             if not layout.packing.lengths:
                 break
-            ledger.attended[layout.packing.sample_ids, depth] = layout.packing.length_tensor
+            ledger.enter(depth, layout)
             if depth == last:
                 ledger.let_go(layout.packing.sample_ids, self.classify(layout.last_layer(layer)), depth + 1)
             else:
-                self._run_layer(depth + 1, layout, options, ledger, prune=active and depth + 1 in self.pruning_depths)
-            self._record_kept(depth, layout, ledger)
+                self._run_layer(depth + 1, layout, options.soft_temperature, active=active)
+            ledger.leave(depth, layout)
         return ledger.result()
 
     def _offer_exit(self, depth: int, layout: Layout, options: RunOptions, ledger: _Ledger) -> None:
@@ -140,25 +209,3 @@ class PyramidEncoder:
         if leaving.any():
             ledger.let_go(layout.packing.sample_ids[leaving], logits[leaving], depth)
             layout.leave(~leaving)
-
-    def _run_layer(self, depth: int, layout: Layout, options: RunOptions, ledger: _Ledger, *, prune: bool) -> None:
-        layer = self.layers[depth - 1]
-        importance = layout.attend(layer, with_importance=prune)
-        if self.pruner is not None and importance is not None and prune:
-            if options.soft_temperature is not None and isinstance(layout, MaskedLayout):
-                weights = self.pruner.soft_mask(depth, importance, options.soft_temperature)
-                layout.weigh_tokens(self._keep_first(weights, layout))
-            else:
-                layout.keep_tokens(self._keep_first(self.pruner.keep_mask(depth, importance), layout))
-        layout.transform(layer)
-
-    @staticmethod
-    def _keep_first(mask: Tensor, layout: Layout) -> Tensor:
-        """Return ``mask`` with [CLS], which the classifiers read, set to kept."""
-        return mask.index_fill(0, layout.packing.first_tokens, 1)
-
-    @staticmethod
-    def _record_kept(depth: int, layout: Layout, ledger: _Ledger) -> None:
-        ledger.kept[layout.packing.sample_ids, depth] = layout.packing.length_tensor
-        if isinstance(layout, MaskedLayout) and layout.token_weights is not None:
-            ledger.soft_kept.append(layout.token_weights.sum(1))

@@ -100,6 +100,16 @@ class ModelFamily(abc.ABC):
     def classify(self, model: nn.Module, first: Tensor) -> Tensor:
         """Return the model's own logits ``[n, labels]`` from last-layer [CLS] states ``[n, hidden_size]``."""
 
+    def classify_tokens(self, model: Any, states: Tensor) -> Tensor:
+        """Return the logits ``[n, labels]`` of a token classifier from the last states ``[n, hidden_size]``."""
+        logits: Tensor = model.classifier(model.dropout(states))
+        return logits
+
+    def score_spans(self, model: Any, states: Tensor) -> Tensor:
+        """Return how likely an answer starts and ends at each token, ``[n, 2]``, from last states."""
+        scores: Tensor = model.qa_outputs(states)
+        return scores
+
 
 class BertFamily(ModelFamily):
     """BERT and ERNIE: post-layer-norm encoder under ``encoder.layer``, absolute positions, pooler on [CLS]."""
@@ -225,6 +235,10 @@ class DistilBertFamily(ModelFamily):
         """See :meth:`ModelFamily.classify`."""
         logits: Tensor = model.classifier(model.dropout(model.pre_classifier(first).relu()))
         return logits
+
+    def score_spans(self, model: Any, states: Tensor) -> Tensor:
+        """See :meth:`ModelFamily.score_spans`."""
+        return super().score_spans(model, model.dropout(states))
 
 
 FAMILIES: tuple[ModelFamily, ...] = (

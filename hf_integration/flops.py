@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from hf_integration.configuration_magic_pyramid import MagicPyramidConfig
 
-__all__ = ["baseline_flops", "pyramid_flops"]
+__all__ = ["baseline_flops", "pyramid_flops", "token_level_flops"]
 
 
 def baseline_flops(
@@ -76,6 +76,23 @@ def pyramid_flops(
         classifier = 6 * config.hidden_size * config.num_labels
         total = total + (pooled[:, depth] > 0) * (2 * config.hidden_size * pooled[:, depth] + classifier)
     return total.float()
+
+
+def token_level_flops(
+    attended: Tensor, kept: Tensor, lengths: Tensor, outputs: int, config: MagicPyramidConfig
+) -> Tensor:
+    """Return the operations of one pass of a head that reads every token, float32 ``[batch]``.
+
+    Args:
+        attended: tokens that entered each layer, int64 ``[batch, layers]``.
+        kept: tokens that went on to the feed-forward part, likewise.
+        lengths: live tokens, int64 ``[batch]``.
+        outputs: numbers that the head gives for each token.
+        config: shapes of the model.
+    """
+    macs = _layer_macs(attended.double(), kept.double(), config).sum(1) + _embedding_macs(lengths, config)
+    flops: Tensor = 2 * (macs + lengths * config.hidden_size * outputs)
+    return flops.float()
 
 
 def _layer_macs(n_attended: Tensor, n_kept: Tensor, config: PreTrainedConfig) -> Tensor:

@@ -55,8 +55,20 @@ class BatchInputs:
         fields["input_ids" if tokens.dim() == 2 else "inputs_embeds"] = tokens
         return cls(fields, _filled("attention_mask", given.get("attention_mask"), torch.ones_like(zeros)))
 
+    @property
+    def live(self) -> Tensor:
+        """The tokens that are no padding, bool ``[batch, seq]``."""
+        return self.attention_mask != 0
+
     def lay_out(
-        self, family: ModelFamily, backbone: nn.Module, num_heads: int, *, compact: bool, soft: bool = False
+        self,
+        family: ModelFamily,
+        backbone: nn.Module,
+        num_heads: int,
+        *,
+        compact: bool,
+        soft: bool = False,
+        retain: bool = False,
     ) -> Layout:
         """Embed the live tokens (``compact``) or all of them.
 
@@ -66,13 +78,14 @@ class BatchInputs:
             num_heads: attention heads.
             compact: drop the padding before the embeddings.
             soft: the tokens get weights (not with ``compact``).
+            retain: keep the last states of dropped tokens.
         """
         rows, packing = unpad(self.attention_mask)
         if not compact:
             hidden = family.embed(backbone, **self.fields)
-            return MaskedLayout(family, num_heads, packing, hidden, self.attention_mask != 0, soft=soft)
+            return MaskedLayout(family, num_heads, packing, hidden, self.live, soft=soft, retain=retain)
         packed = {name: field.flatten(0, 1)[rows][None] for name, field in self.fields.items()}
-        return CompactLayout(family, num_heads, packing, family.embed(backbone, **packed)[0])
+        return CompactLayout(family, num_heads, packing, family.embed(backbone, **packed)[0], retain=retain)
 
 
 def _tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:

@@ -27,14 +27,18 @@ class Layout(abc.ABC):
         num_heads: attention heads.
         packing: live tokens of the running samples.
         hidden: their embeddings.
+        retain: keep the last states of dropped tokens, for :meth:`last_states`.
     """
 
-    def __init__(self, family: ModelFamily, num_heads: int, packing: Packing, hidden: Tensor) -> None:
+    def __init__(
+        self, family: ModelFamily, num_heads: int, packing: Packing, hidden: Tensor, *, retain: bool = False
+    ) -> None:
         self.family = family
         self.num_heads = num_heads
         self.packing = packing
         self.hidden = hidden
         self.context = hidden
+        self.retain = retain
 
     @abc.abstractmethod
     def attend(self, layer: nn.Module, *, with_importance: bool) -> Tensor | None:
@@ -56,6 +60,13 @@ class Layout(abc.ABC):
     def last_layer(self, layer: nn.Module) -> Tensor:
         """Run the last ``layer`` as far as a classifier on [CLS] needs it; return ``[n, hidden_size]``."""
 
+    @abc.abstractmethod
+    def last_states(self) -> Tensor:
+        """Return the last state of every token there was at the start, in their order, ``[T_0, hidden_size]``.
+
+        That of a dropped token is the input of the layer that dropped it. Needs ``retain``, and that no sample left.
+        """
+
     def transform(self, layer: nn.Module) -> None:
         """Finish ``layer`` after its attention. The output projection comes after pruning: it is token-wise."""
         hidden = self.family.attention_output(layer, self.context, self.hidden)
@@ -74,6 +85,14 @@ class Layout(abc.ABC):
 class CompactLayout(Layout):
     """Packed: ``hidden`` is ``[T, hidden_size]`` and shrinks with every token and sample that leaves."""
 
+    def __init__(
+        self, family: ModelFamily, num_heads: int, packing: Packing, hidden: Tensor, *, retain: bool = False
+    ) -> None:
+        super().__init__(family, num_heads, packing, hidden, retain=retain)
+        # Where each row stood at the start, and the rows that were dropped since.
+        self.origins = torch.arange(hidden.shape[0], device=hidden.device)
+        self.dropped: list[tuple[Tensor, Tensor]] = []
+
     def attend(self, layer: nn.Module, *, with_importance: bool) -> Tensor | None:
         """See :meth:`Layout.attend`."""
         key, value = self.family.key_value(layer, self.hidden)
@@ -91,6 +110,10 @@ class CompactLayout(Layout):
     def keep_tokens(self, keep: Tensor) -> None:
         """See :meth:`Layout.keep_tokens`."""
         rows, self.packing = select_tokens(self.packing, keep)
+        if self.retain:
+            gone = (~keep).nonzero().flatten()
+            self.dropped.append((self.origins[gone], self.hidden.index_select(0, gone)))
+            self.origins = self.origins[rows]
         self.hidden = self.hidden.index_select(0, rows)
         self.context = self.context.index_select(0, rows)
 
@@ -102,6 +125,11 @@ class CompactLayout(Layout):
     def live_states(self) -> Tensor:
         """See :meth:`Layout.live_states`."""
         return self.hidden
+
+    def last_states(self) -> Tensor:
+        """See :meth:`Layout.last_states`."""
+        origins, states = zip(*self.dropped, (self.origins, self.hidden), strict=True)
+        return torch.cat(states).index_select(0, torch.cat(origins).argsort())
 
     def last_layer(self, layer: nn.Module) -> Tensor:
         """See :meth:`Layout.last_layer`. Only [CLS] asks; the others are keys and values and go no further."""
@@ -129,13 +157,23 @@ class MaskedLayout(Layout):
         hidden: embeddings ``[batch, seq, hidden_size]``.
         live: the padding mask, bool ``[batch, seq]``.
         soft: tokens are weighted by :meth:`weigh_tokens` instead of dropped.
+        retain: keep the last states of dropped tokens.
     """
 
     def __init__(
-        self, family: ModelFamily, num_heads: int, packing: Packing, hidden: Tensor, live: Tensor, *, soft: bool
+        self,
+        family: ModelFamily,
+        num_heads: int,
+        packing: Packing,
+        hidden: Tensor,
+        live: Tensor,
+        *,
+        soft: bool,
+        retain: bool = False,
     ) -> None:
-        super().__init__(family, num_heads, packing, hidden)
-        self.live = live
+        super().__init__(family, num_heads, packing, hidden, retain=retain)
+        self.live = self.words = live
+        self.dropped = hidden
         self.running = torch.ones_like(live[:, 0])
         self.token_weights = live.float() if soft else None
 
@@ -165,7 +203,10 @@ class MaskedLayout(Layout):
 
     def keep_tokens(self, keep: Tensor) -> None:
         """See :meth:`Layout.keep_tokens`."""
-        self.live = self.live & ~pad(~keep, self._tokens())
+        gone = pad(~keep, self._tokens())
+        if self.retain:
+            self.dropped = torch.where(gone[..., None], self.hidden, self.dropped)
+        self.live = self.live & ~gone
         _, self.packing = select_tokens(self.packing, keep)
 
     def leave(self, stay: Tensor) -> None:
@@ -177,6 +218,10 @@ class MaskedLayout(Layout):
     def live_states(self) -> Tensor:
         """See :meth:`Layout.live_states`."""
         return self.hidden[self._tokens()]
+
+    def last_states(self) -> Tensor:
+        """See :meth:`Layout.last_states`."""
+        return torch.where(self.live[..., None], self.hidden, self.dropped)[self.words]
 
     def last_layer(self, layer: nn.Module) -> Tensor:
         """See :meth:`Layout.last_layer`."""

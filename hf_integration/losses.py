@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 from hf_integration.configuration_checks import is_regression
 from mp_plugins import argument_error
 
-__all__ = ["classification_loss"]
+__all__ = ["class_loss", "classification_loss", "span_loss"]
 
 # What transformers' collators write where there is no label; torch's default too.
 _IGNORED = -100
@@ -69,3 +69,23 @@ def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
             "set num_labels in the configuration to the number of classes",
         )
     return functional.cross_entropy(logits.reshape(-1, classes), labels.reshape(-1).long(), ignore_index=_IGNORED)
+
+
+def span_loss(start_logits: Tensor, end_logits: Tensor, starts: Tensor, ends: Tensor, live: Tensor) -> Tensor:
+    """Return the mean cross-entropy of where answers start and end, a scalar.
+
+    Args:
+        start_logits: ``[batch, seq]``.
+        end_logits: ``[batch, seq]``.
+        starts: int64 ``[batch]``; an answer outside the text is left out, as the plain models do.
+        ends: likewise.
+        live: the tokens that are no padding, bool ``[batch, seq]``.
+    """
+    losses = []
+    for logits, given in ((start_logits, starts), (end_logits, ends)):
+        positions = given.reshape(-1)
+        inside = (positions >= 0) & (positions < live.shape[1])
+        there = live.gather(1, positions.clamp(0, live.shape[1] - 1)[:, None])[:, 0]
+        targets = positions.masked_fill(~(inside & there), _IGNORED)
+        losses.append(functional.cross_entropy(logits, targets, ignore_index=_IGNORED))
+    return (losses[0] + losses[1]) / 2

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers.modeling_outputs import ModelOutput
 
-__all__ = ["ExitStates", "MagicPyramidSequenceClassifierOutput"]
+__all__ = [
+    "ExitStates",
+    "MagicPyramidModelOutput",
+    "MagicPyramidQuestionAnsweringOutput",
+    "MagicPyramidSequenceClassifierOutput",
+    "MagicPyramidTokenClassifierOutput",
+]
 
 
 @dataclass
@@ -28,6 +34,71 @@ class MagicPyramidSequenceClassifierOutput(ModelOutput):
     loss: Tensor | None = None
     logits: Tensor | None = None
     exit_layer: Tensor | None = None
+    tokens_kept: Tensor | None = None
+    flops: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class MagicPyramidTokenClassifierOutput(ModelOutput):
+    """Output of :class:`~hf_integration.MagicPyramidForTokenClassification`.
+
+    Attributes:
+        loss: scalar, if labels were given.
+        logits: ``[batch, seq, num_labels]``, 0 at padding; those of a pruned token are read off its last state.
+        tokens_kept: ``[batch, layers]``, as in :class:`MagicPyramidSequenceClassifierOutput`.
+        flops: float32 ``[batch]``, floating-point operations.
+        hidden_states: only from a neutral model, as the plain model's.
+        attentions: only from a neutral model, as the plain model's.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    tokens_kept: Tensor | None = None
+    flops: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class MagicPyramidQuestionAnsweringOutput(ModelOutput):
+    """Output of :class:`~hf_integration.MagicPyramidForQuestionAnswering`.
+
+    Attributes:
+        loss: scalar, if positions were given.
+        start_logits: ``[batch, seq]``, the smallest number there is at padding, where no answer starts.
+        end_logits: ``[batch, seq]``, likewise.
+        tokens_kept: ``[batch, layers]``, as in :class:`MagicPyramidSequenceClassifierOutput`.
+        flops: float32 ``[batch]``, floating-point operations.
+        hidden_states: only from a neutral model, as the plain model's.
+        attentions: only from a neutral model, as the plain model's.
+    """
+
+    loss: Tensor | None = None
+    start_logits: Tensor | None = None
+    end_logits: Tensor | None = None
+    tokens_kept: Tensor | None = None
+    flops: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class MagicPyramidModelOutput(ModelOutput):
+    """Output of :class:`~hf_integration.MagicPyramidModel`.
+
+    Attributes:
+        last_hidden_state: ``[batch, seq, hidden_size]``, 0 at padding; a pruned token keeps its last state.
+        pooler_output: ``[batch, hidden_size]``, of families that have a pooler.
+        tokens_kept: ``[batch, layers]``, as in :class:`MagicPyramidSequenceClassifierOutput`.
+        flops: float32 ``[batch]``, floating-point operations.
+        hidden_states: only from a neutral model, as the plain model's.
+        attentions: only from a neutral model, as the plain model's.
+    """
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
     tokens_kept: Tensor | None = None
     flops: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None

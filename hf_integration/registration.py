@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from transformers import (
     AutoConfig,
+    AutoModel,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
-    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
 
-from hf_integration.base_model import PyramidModel, model_class
+from hf_integration.base_model import PyramidModel, model_class, share_modules
 from hf_integration.configuration_magic_pyramid import MagicPyramidConfig, config_class
 from hf_integration.families import ModelFamily
 from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
+from hf_integration.modeling_token_level import (
+    MagicPyramidForQuestionAnswering,
+    MagicPyramidForTokenClassification,
+    MagicPyramidModel,
+)
 from mp_plugins import argument_error, load_registry
 
 __all__ = ["attach", "detach", "install", "register", "register_family", "uninstall"]
 
-_HEADS: tuple[tuple[Any, Any], ...] = ((AutoModelForSequenceClassification, MagicPyramidForSequenceClassification),)
+_HEADS: tuple[tuple[Any, Any], ...] = (
+    (AutoModel, MagicPyramidModel),
+    (AutoModelForSequenceClassification, MagicPyramidForSequenceClassification),
+    (AutoModelForTokenClassification, MagicPyramidForTokenClassification),
+    (AutoModelForQuestionAnswering, MagicPyramidForQuestionAnswering),
+)
 
 
 def register() -> None:
@@ -84,7 +95,7 @@ def attach(model: PreTrainedModel, **settings: Any) -> Any:
     # Built without memory: all of the backbone is replaced by the model's own modules.
     with torch.device("meta"):
         pyramid = made(config)
-    _share(model, pyramid)
+    share_modules(model, pyramid)
     for module in pyramid.own_modules():
         module.to_empty(device=model.device)
         module.to(model.dtype)
@@ -108,14 +119,7 @@ def detach(model: PyramidModel) -> Any:
         raise argument_error(
             "model", "must be a Magic Pyramid model", f"a {type(model).__name__}", "pass what attach() returned"
         )
-    attached = getattr(model, "attached_to", None)
-    if attached is not None:
-        plain = attached[0]
-    else:
-        with torch.device("meta"):
-            plain = model.family.plain_class(model.head)(_plain_config(model))
-        _share(model, plain)
-    return plain.train(model.training)
+    return model.plain_model().train(model.training)
 
 
 def _families() -> Iterator[ModelFamily]:
@@ -136,20 +140,3 @@ def _pyramid_class(model: PreTrainedModel) -> Any:
         f"a {type(model).__name__}",
         "load a checkpoint with AutoModelForSequenceClassification; settings of a Magic Pyramid change with set_speed",
     )
-
-
-def _share(source: PreTrainedModel, target: PreTrainedModel) -> None:
-    """Give ``target`` the modules of ``source`` that both classes have; it loses those that ``source`` lacks."""
-    own = set(map(id, target.own_modules() if isinstance(target, PyramidModel) else ()))
-    for name, module in list(target.named_children()):
-        if id(module) not in own:
-            setattr(target, name, getattr(source, name))
-
-
-def _plain_config(model: PyramidModel) -> PreTrainedConfig:
-    fields = {
-        name: value
-        for name, value in copy.deepcopy(model.config).to_dict().items()
-        if name not in MagicPyramidConfig.setting_names() and name not in ("model_type", "keys_to_ignore_at_inference")
-    }
-    return model.family.plain_class("Config")(**fields)
