@@ -17,7 +17,7 @@ struct inserter {
     struct walk walk;
     int8_t *pair_query; /* v of hnsw.h, padded with zeros */
     uint64_t *pool;     /* ef_construction + 1 */
-    uint64_t *around;   /* max_links0 + 1: a full list and the node that wants into it */
+    uint64_t *around;   /* 2 max_links0 + 1: candidates for a list */
     uint32_t *chosen;   /* max_links0 */
     uint32_t *plan;     /* max_links a level: what the new node links to */
 };
@@ -111,16 +111,13 @@ static size_t choose_links(const struct inserter *in, const uint64_t *ranks, siz
     return n_chosen;
 }
 
-/* Makes room in a full list: the heuristic runs over what it holds and the newcomer. */
-static void shrink(const struct inserter *in, struct links list, uint32_t node, uint32_t newcomer) {
+/* The heuristic over `count` candidates in the fresh ids: what `node` links to from now on. Its list is locked. */
+static void choose_anew(const struct inserter *in, struct links list, uint32_t node, size_t count) {
     const struct mp_items *items = &in->graph.items;
-    const size_t count = list.max + 1;
     uint32_t *ids = in->walk.fresh;
-    for (size_t i = 0; i < list.max; i++)
-        ids[i] = (uint32_t)load_link(list, i);
-    ids[list.max] = newcomer;
+    size_t n_ranks = 0;
     for (size_t i = count; i % 4; i++)
-        ids[i] = newcomer;
+        ids[i] = ids[0];
     for (size_t i = 0; i < count && i < LOOKAHEAD + 4; i++)
         mp_prefetch_item(items, ids[i]);
     const struct pair_side side = begin_pairs(in, node);
@@ -133,9 +130,23 @@ static void shrink(const struct inserter *in, struct links list, uint32_t node, 
             in->around[j] = mp_rank(distances[j - i], ids[j]);
     }
     mp_sort_ranks(in->around, count);
-    const size_t n_chosen = choose_links(in, in->around, count, list.max, in->chosen);
+    for (size_t i = 0; i < count; i++) { /* an id that came twice has one distance: it stands beside itself */
+        if (i == 0 || in->around[i] != in->around[i - 1])
+            in->around[n_ranks++] = in->around[i];
+    }
+    const size_t n_chosen = choose_links(in, in->around, n_ranks, list.max, in->chosen);
     for (size_t i = 0; i < list.max; i++)
         store_link(list, i, i < n_chosen ? (int32_t)in->chosen[i] : -1);
+}
+
+/* Appends the links of a list to the fresh ids, but for one node. */
+static size_t append_links(const struct inserter *in, struct links list, size_t count, uint32_t without) {
+    int32_t id;
+    for (size_t i = 0; i < list.max && (id = load_link(list, i)) >= 0; i++) {
+        in->walk.fresh[count] = (uint32_t)id;
+        count += (uint32_t)id != without;
+    }
+    return count;
 }
 
 /* Links `node` back to the newcomer, which is complete by now. */
@@ -149,12 +160,30 @@ static void connect(const struct inserter *in, uint32_t node, size_t level, uint
         is_linked |= load_link(list, i) == (int32_t)newcomer;
     if (!is_linked && count < list.max)
         store_link(list, count, (int32_t)newcomer);
-    else if (!is_linked)
-        shrink(in, list, node, newcomer);
+    else if (!is_linked) {
+        in->walk.fresh[append_links(in, list, 0, newcomer)] = newcomer;
+        choose_anew(in, list, node, count + 1);
+    }
     pthread_mutex_unlock(stripe);
 }
 
-static void write_record(const struct inserter *in, const float *vector, uint32_t id) {
+/* Before a node moves elsewhere: those that it is linked with both ways link to its other neighbours instead. Links
+ * that lead to it one way stay, and are long ones from then on. */
+static void detach(const struct inserter *in, uint32_t id, size_t level) {
+    const struct links own = list_of(in, id, level);
+    int32_t node;
+    for (size_t i = 0; i < own.max && (node = load_link(own, i)) >= 0; i++) {
+        const struct links list = list_of(in, (uint32_t)node, level);
+        pthread_mutex_t *stripe = &in->hnsw->stripes[(uint32_t)node % N_STRIPES];
+        pthread_mutex_lock(stripe);
+        const size_t others = append_links(in, list, 0, id);
+        if (others < count_links(list))
+            choose_anew(in, list, (uint32_t)node, append_links(in, own, others, (uint32_t)node));
+        pthread_mutex_unlock(stripe);
+    }
+}
+
+static void write_record(const struct inserter *in, const float *vector, uint32_t id, bool is_new) {
     const struct mp_hnsw *hnsw = in->hnsw;
     const struct mp_hnsw_settings *settings = &hnsw->settings;
     const struct pair_metric *pairs = &hnsw->pairs;
@@ -170,7 +199,8 @@ static void write_record(const struct inserter *in, const float *vector, uint32_
     }
     const float self = (float)(sums[0] + sums[1] + (sums[2] + sums[3]) - pairs->half_sqnorm);
     memcpy(record + hnsw->self_at, &self, sizeof self);
-    memset(record + hnsw->links_at, 0xFF, hnsw->max_links0 * sizeof(int32_t));
+    if (is_new)
+        memset(record + hnsw->links_at, 0xFF, hnsw->max_links0 * sizeof(int32_t));
 }
 
 /* Turns the pool of the 8-bit query into candidates in order of the distance to the 16-bit query: choosing links
@@ -208,18 +238,23 @@ static void plan_links(struct inserter *in, uint32_t id, size_t level, uint64_t 
         uint32_t *plan = in->plan + above * max_links;
         const size_t planned = choose_links(in, in->pool, count, max_links, plan);
         const struct links list = list_of(in, id, above);
-        for (size_t i = 0; i < max_links; i++) {
-            plan[i] = i < planned ? plan[i] : UINT32_MAX;
-            store_link(list, i, (int32_t)plan[i]); /* -1 behind the last */
-        }
+        pthread_mutex_t *stripe = &in->hnsw->stripes[id % N_STRIPES]; /* for a node that moves: others link to it */
+        pthread_mutex_lock(stripe);
+        for (size_t i = planned; i < max_links; i++)
+            plan[i] = UINT32_MAX;
+        for (size_t i = 0; i < list.max; i++)
+            store_link(list, i, i < max_links ? (int32_t)plan[i] : -1); /* -1 behind the last */
+        pthread_mutex_unlock(stripe);
     }
 }
 
-static void insert(struct inserter *in, const float *vector, uint32_t id) {
+static void insert(struct inserter *in, const float *vector, uint32_t id, bool is_new) {
     struct mp_hnsw *hnsw = in->hnsw;
     const size_t level = in->graph.upper_start[id + 1] - in->graph.upper_start[id];
     const size_t max_links = hnsw->settings.max_links;
-    write_record(in, vector, id);
+    for (size_t at = level + 1; !is_new && at-- > 0;)
+        detach(in, id, at);
+    write_record(in, vector, id, is_new);
     uint64_t entry = atomic_load_explicit(&hnsw->entry, memory_order_acquire);
     const bool may_rise = level + 1 > entry >> 32;
     if (may_rise) { /* rare: one in max_links^level nodes; the next that rises has to see this one */
@@ -249,7 +284,7 @@ struct addition {
     struct mp_hnsw *hnsw;
     const struct mp_hnsw_storage *storage;
     const float *vectors;
-    size_t first;
+    const int64_t *ids;
     struct mp_scratch_pool scratches; /* one for each thread, all with their memory */
 };
 
@@ -258,8 +293,8 @@ static bool prepare(struct mp_hnsw *hnsw, struct mp_scratch *scratch) {
     const struct mp_hnsw_settings *settings = &hnsw->settings;
     const size_t padded = mp_round_up(settings->dim, MP_ALIGN);
     return mp_reserve(&scratch->query, mp_query_bytes(settings->dim)) &&
-           mp_reserve(&scratch->ranks, (settings->ef_construction + hnsw->max_links0 + 2) * sizeof(uint64_t)) &&
-           mp_reserve(&scratch->ids, (2 * hnsw->max_links0 + 4) * sizeof(uint32_t)) &&
+           mp_reserve(&scratch->ranks, (settings->ef_construction + 2 * hnsw->max_links0 + 4) * sizeof(uint64_t)) &&
+           mp_reserve(&scratch->ids, (3 * hnsw->max_links0 + 4) * sizeof(uint32_t)) &&
            mp_reserve(&scratch->heap, MOST_LEVELS * settings->max_links * sizeof(uint32_t)) &&
            mp_reserve(&scratch->panel, padded) && mp_visited_begin(scratch, hnsw->storage->capacity);
 }
@@ -273,35 +308,26 @@ static void insert_chunk(void *context, size_t begin, size_t end) {
     in.graph.items.n = addition->storage->capacity;
     in.pool = scratch->ranks.data;
     in.around = in.pool + hnsw->settings.ef_construction + 1;
-    in.chosen = (uint32_t *)scratch->ids.data + hnsw->max_links0 + 4;
+    in.chosen = (uint32_t *)scratch->ids.data + 2 * hnsw->max_links0 + 4;
     in.plan = scratch->heap.data;
     in.pair_query = scratch->panel.data;
     memset(in.pair_query, 0, scratch->panel.size);
     mp_place_query(&in.query, scratch->query.data, 0, dim);
     in.walk = (struct walk){
         .graph = &in.graph, .query = &in.query, .visited = scratch->visited.data, .fresh = scratch->ids.data};
-    for (size_t row = begin; row < end; row++)
-        insert(&in, addition->vectors + row * dim, (uint32_t)(addition->first + row));
+    for (size_t row = begin; row < end; row++) {
+        const uint32_t id = (uint32_t)addition->ids[row];
+        const bool is_new = !mp_hnsw_is_claimed(addition->storage, id);
+        insert(&in, addition->vectors + row * dim, id, is_new);
+        if (!is_new)
+            mp_hnsw_release(hnsw, id);
+    }
     mp_scratch_give(&addition->scratches, scratch);
 }
 
-static struct mp_status reserve_ids(struct mp_hnsw *hnsw, size_t n, size_t *first) {
-    struct mp_status status = mp_ok();
-    pthread_mutex_lock(&hnsw->lock);
-    const size_t count = atomic_load(&hnsw->count), capacity = hnsw->storage->capacity;
-    if (n > capacity - count)
-        status = mp_invalid("`vectors` must have at most %zu rows, the room that is left of capacity %zu, got %zu: "
-                            "resize first",
-                            capacity - count, capacity, n);
-    else
-        atomic_store(&hnsw->count, count + n);
-    pthread_mutex_unlock(&hnsw->lock);
-    *first = count;
-    return status;
-}
-
-struct mp_status mp_hnsw_add(struct mp_hnsw *hnsw, const float *vectors, size_t n, int num_threads, size_t *first) {
-    struct addition addition = {.hnsw = hnsw, .vectors = vectors};
+static struct mp_status add(struct mp_hnsw *hnsw, const float *vectors, size_t n, enum claim claim, int num_threads,
+                            int64_t *ids) {
+    struct addition addition = {.hnsw = hnsw, .vectors = vectors, .ids = ids};
     const size_t n_threads = mp_n_threads(num_threads, n);
     struct mp_status status = mp_ok();
     mp_scratch_pool_init(&addition.scratches);
@@ -315,8 +341,7 @@ struct mp_status mp_hnsw_add(struct mp_hnsw *hnsw, const float *vectors, size_t 
             mp_scratch_give(&addition.scratches, scratch);
     }
     if (status.code == MP_OK)
-        status = reserve_ids(hnsw, n, first);
-    addition.first = *first;
+        status = mp_hnsw_claim(hnsw, claim, ids, n);
     if (status.code == MP_OK)
         mp_parallel_for(n, VECTORS_PER_CHUNK, n_threads, insert_chunk, &addition);
     pthread_rwlock_unlock(&hnsw->growth);
@@ -324,6 +349,15 @@ struct mp_status mp_hnsw_add(struct mp_hnsw *hnsw, const float *vectors, size_t 
         mp_scratch_give(&hnsw->scratches, mp_scratch_take(&addition.scratches));
     mp_scratch_pool_destroy(&addition.scratches);
     return status;
+}
+
+struct mp_status mp_hnsw_add(struct mp_hnsw *hnsw, const float *vectors, size_t n, bool replace_deleted,
+                             int num_threads, int64_t *ids) {
+    return add(hnsw, vectors, n, replace_deleted ? CLAIM_DELETED : CLAIM_NEW, num_threads, ids);
+}
+
+struct mp_status mp_hnsw_replace(struct mp_hnsw *hnsw, const float *vectors, size_t n, int num_threads, int64_t *ids) {
+    return add(hnsw, vectors, n, CLAIM_GIVEN, num_threads, ids);
 }
 
 size_t mp_hnsw_links(const struct mp_hnsw_view *view, size_t id, size_t level, int32_t *links) {

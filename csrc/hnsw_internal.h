@@ -16,7 +16,7 @@ struct mp_hnsw_storage {
     uint32_t *upper_start; /* capacity + 1: node i has levels upper_start[i + 1] - upper_start[i] above 0 */
     int32_t *upper;
     size_t n_upper;
-    uint8_t *marks; /* per node: 0, or 1 if it is deleted; changed behind `lock` of the graph */
+    uint8_t *marks; /* per node: 0, or 1 if it is deleted, 2 more while it is replaced; see `lock` */
     size_t users;   /* behind `lock` of the graph */
 };
 
@@ -46,6 +46,12 @@ struct mp_hnsw {
 
 /* The graph as the walk reads it, with the entry of this moment. */
 struct mp_graph mp_hnsw_graph(struct mp_hnsw *hnsw, const struct mp_hnsw_storage *storage);
+
+/* Which ids an addition gets: behind the last; deleted ones first; those that it names. */
+enum claim { CLAIM_NEW, CLAIM_DELETED, CLAIM_GIVEN };
+struct mp_status mp_hnsw_claim(struct mp_hnsw *hnsw, enum claim claim, int64_t *ids, size_t n);
+bool mp_hnsw_is_claimed(const struct mp_hnsw_storage *storage, size_t id);
+void mp_hnsw_release(struct mp_hnsw *hnsw, size_t id); /* the node is complete: it may be a result */
 
 static inline float load_float(const uint8_t *at) {
     float value;

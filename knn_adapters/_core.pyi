@@ -224,8 +224,19 @@ class HnswGraph:
         seed: int = ...,
         level: str = ...,
     ) -> None: ...
-    def add(self, vectors: npt.NDArray[np.float32], *, num_threads: int = ...) -> npt.NDArray[np.int64]:
-        """Add vectors and return their ids; adds none if there is no room for all."""
+    def add(
+        self, vectors: npt.NDArray[np.float32], *, replace_deleted: bool = ..., num_threads: int = ...
+    ) -> npt.NDArray[np.int64]:
+        """Add vectors and return their ids; adds none if there is no room for all.
+
+        With ``replace_deleted``, deleted nodes give their places first, in order of their ids.
+        """
+
+    def replace(self, ids: npt.NDArray[np.int64], vectors: npt.NDArray[np.float32], *, num_threads: int = ...) -> None:
+        """Give nodes other vectors, all or none; deleted ones are deleted no more.
+
+        Searches don't find a node while it is replaced; one that began before may find the old vector or the new.
+        """
 
     def search(
         self, queries: npt.NDArray[np.float32], k: int, ef: int, *, num_threads: int = ..., id_filter: IdFilter = ...

@@ -40,22 +40,32 @@ class HnswGraph {
     }
     HnswGraph(const HnswGraph &) = delete;
 
-    nb::object add(nb::handle vectors_object, int num_threads) {
+    nb::object add(nb::handle vectors_object, bool replace_deleted, int num_threads) {
         const Array vectors = finite_array(vectors_object, "vectors", 2);
         require_columns(vectors, "vectors", dim_);
-        const size_t n = vectors.shape(0);
-        nb::object result = empty_array(nb::int_(n), "int64");
-        Array out(result, "result", "int64", 1);
-        size_t first = 0;
+        nb::object ids = empty_array(nb::int_(vectors.shape(0)), "int64");
+        Array out(ids, "result", "int64", 1);
         mp_status status;
         {
             nb::gil_scoped_release release;
-            status = mp_hnsw_add(hnsw_, vectors.as<float>(), n, num_threads, &first);
+            status = mp_hnsw_add(hnsw_, vectors.as<float>(), vectors.shape(0), replace_deleted, num_threads,
+                                 out.as_writable<int64_t>());
         }
         raise_if_failed(status);
-        for (size_t i = 0; i < n; i++)
-            out.as_writable<int64_t>()[i] = static_cast<int64_t>(first + i);
-        return result;
+        return ids;
+    }
+    void replace(nb::handle ids_object, nb::handle vectors_object, int num_threads) {
+        const Array ids(ids_object, "ids", "int64", 1);
+        const Array vectors = finite_array(vectors_object, "vectors", 2);
+        require_columns(vectors, "vectors", dim_);
+        require_length(vectors, "vectors", ids.shape(0), "the number of ids");
+        std::vector<int64_t> claimed(ids.as<int64_t>(), ids.as<int64_t>() + ids.shape(0)); // ids may change meanwhile
+        mp_status status;
+        {
+            nb::gil_scoped_release release;
+            status = mp_hnsw_replace(hnsw_, vectors.as<float>(), vectors.shape(0), num_threads, claimed.data());
+        }
+        raise_if_failed(status);
     }
     nb::tuple search(nb::handle queries, int64_t k, int64_t ef, int num_threads, nb::handle id_filter) {
         at_least_one(ef, "ef", "the number of candidates to keep, k or more");
@@ -185,8 +195,10 @@ void bind_hnsw(nb::module_ &module) {
                       const char *>(),
              nb::arg("dim"), nb::arg("capacity"), nb::arg("scale"), nb::arg("offset"), nb::arg("metric"), nb::kw_only(),
              nb::arg("max_m") = 16, nb::arg("ef_construction") = 200, nb::arg("seed") = 100, nb::arg("level") = "auto")
-        .def("add", &HnswGraph::add, nb::arg("vectors"), nb::kw_only(), nb::arg("num_threads") = 0,
-             "Add vectors and return their ids, which go on from the last.")
+        .def("add", &HnswGraph::add, nb::arg("vectors"), nb::kw_only(), nb::arg("replace_deleted") = false,
+             nb::arg("num_threads") = 0, "Add vectors and return their ids, which go on from the last.")
+        .def("replace", &HnswGraph::replace, nb::arg("ids"), nb::arg("vectors"), nb::kw_only(),
+             nb::arg("num_threads") = 0, "Give nodes other vectors.")
         .def("search", &HnswGraph::search, nb::arg("queries"), nb::arg("k"), nb::arg("ef"), nb::kw_only(),
              nb::arg("num_threads") = 0, nb::arg("id_filter").none() = nb::none(),
              "Return (distances, ids) of the k nearest nodes found with a pool of ef.")

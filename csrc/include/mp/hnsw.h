@@ -45,8 +45,13 @@ size_t mp_hnsw_capacity(struct mp_hnsw *hnsw);
 /* Refused below the number of nodes; the graph is as before then. */
 struct mp_status mp_hnsw_resize(struct mp_hnsw *hnsw, size_t capacity);
 
-/* Adds n finite vectors; *first is the id of the first, the others follow. Adds none if there is no room for all. */
-struct mp_status mp_hnsw_add(struct mp_hnsw *hnsw, const float *vectors, size_t n, int num_threads, size_t *first);
+/* Adds n finite vectors and writes their ids: those of deleted nodes first if `replace_deleted`, then the ones behind
+ * the last. Adds none if there is no room for all. */
+struct mp_status mp_hnsw_add(struct mp_hnsw *hnsw, const float *vectors, size_t n, bool replace_deleted,
+                             int num_threads, int64_t *ids);
+/* Gives n existing nodes other vectors, all or none; deleted ones are deleted no more. While it is replaced a node is
+ * deleted; a search that began before may still see it, with the old vector or the new one. */
+struct mp_status mp_hnsw_replace(struct mp_hnsw *hnsw, const float *vectors, size_t n, int num_threads, int64_t *ids);
 
 /* As mp_graph_search(). Nodes whose insertion is under way may be among the results or not. `filter` is NULL or has no
  * marks: those of the graph are added. */
