@@ -35,8 +35,7 @@ size_t mp_n_rescored(const struct mp_items *items, size_t k, size_t n) {
     return padded < n ? padded : n;
 }
 
-/* The key whose value is the distance (l2) or minus the similarity (ip). */
-static float exact_key(const struct mp_items *items, const struct mp_query *query, size_t id, double product) {
+float mp_exact_key(const struct mp_items *items, const struct mp_query *query, size_t id, double product) {
     if (items->metric == MP_METRIC_IP)
         return (float)-product;
     const float norm = items->residuals.codes ? items->residuals.norms[id] : mp_item_norm(items, id);
@@ -81,7 +80,7 @@ static void rescore4(const struct mp_items *items, const struct mp_query *query,
         ids[i] = mp_rank_id(ranks[i < count ? i : 0]);
     products4(items, query, ids, products);
     for (size_t i = 0; i < count; i++)
-        ranks[i] = mp_rank(exact_key(items, query, ids[i], products[i]), ids[i]);
+        ranks[i] = mp_rank(mp_exact_key(items, query, ids[i], products[i]), ids[i]);
 }
 
 void mp_exact_ranks(const struct mp_items *items, const struct mp_query *query, uint64_t *ranks, size_t count) {

@@ -9,7 +9,7 @@ returns ``(distances, ids)`` of shape ``(q, k)``, ``float32`` and ``int64``: squ
 alive and read in place; they must be C-contiguous, and changing them later changes the answers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -124,6 +124,39 @@ class FlatSearcher(_Searcher):
         self, queries: npt.NDArray[np.float32], k: int, *, num_threads: int = ...
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Scan with the 8-bit query, rescore the best candidates with the 16-bit query."""
+
+class IvfSearcher:
+    """Search in inverted lists: ``codes`` and ``ids`` hold an array ``(n, d)`` and ``(n,)`` for each list.
+
+    With ``centroids`` ``(lists, d)`` codes are those of residuals: an item decodes to ``centroid + offset + scale *
+    code``. ``ids`` are what a search returns; among equal distances the item that stands first in the lists wins.
+    """
+
+    def __init__(
+        self,
+        codes: Sequence[npt.NDArray[np.uint8]],
+        ids: Sequence[npt.NDArray[np.int64]],
+        centroids: npt.NDArray[np.float32] | None,
+        scale: npt.NDArray[np.float32],
+        offset: npt.NDArray[np.float32],
+        metric: str,
+        *,
+        bits: int = ...,
+        level: str = ...,
+    ) -> None: ...
+    def search(
+        self,
+        queries: npt.NDArray[np.float32],
+        assignment: npt.NDArray[np.int64],
+        k: int,
+        *,
+        num_threads: int = ...,
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Search the lists that ``assignment`` ``(q, nprobe)`` names, no list twice for one query; -1 names none."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held beside the lists: norms for ``"l2"``, and tables."""
 
 class LinkedGraphSearcher(_Searcher):
     """HNSW search over a graph in FAISS' layout, read where it lies.

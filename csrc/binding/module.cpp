@@ -225,4 +225,5 @@ NB_MODULE(_core, module) {
                "Return (high, low, unit, bias): <query, x> ~ bias + unit * sum((256 * high + low) * code).");
     mp::bind_searchers(module);
     mp::bind_hnsw(module);
+    mp::bind_ivf(module);
 }

@@ -1,0 +1,285 @@
+#include "mp/ivf.h"
+
+#include "mp/scan.h"
+#include "mp/threads.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+struct search {
+    const struct mp_ivf *ivf;
+    struct mp_scratch_pool *scratches;
+    const float *queries;
+    const int64_t *assignment;
+    size_t n_probe, k, keep;
+    float *distances;
+    int64_t *ids;
+    atomic_bool no_memory;
+};
+
+/* |m_l + r^|^2 by the formula of a quantizer whose offset is m_l + o. */
+static struct mp_status fill_norms(struct mp_ivf *ivf) {
+    const size_t dim = ivf->items.dim;
+    float *offset = malloc(dim * sizeof *offset);
+    if (!offset)
+        return mp_no_memory();
+    for (size_t l = 0; l < ivf->n_lists; l++) {
+        struct mp_items *list = &ivf->lists[l];
+        for (size_t i = 0; i < dim; i++)
+            offset[i] = ivf->items.offset[i] + (ivf->centroids ? ivf->centroids[l * dim + i] : 0);
+        if (list->bits == 4)
+            mp_squared_norms4(list->codes, list->n, dim, list->scale, offset, ivf->norms + ivf->first[l]);
+        else
+            mp_squared_norms(list->codes, list->n, dim, list->scale, offset, ivf->norms + ivf->first[l]);
+        list->norms = (const uint8_t *)(ivf->norms + ivf->first[l]);
+        list->norm_stride = sizeof(float);
+    }
+    free(offset);
+    return mp_ok();
+}
+
+static struct mp_status take_lists(struct mp_ivf *ivf, const struct mp_ivf_list *lists) {
+    size_t n = 0;
+    for (size_t l = 0; l < ivf->n_lists; l++) {
+        ivf->lists[l] = ivf->items;
+        ivf->lists[l].codes = lists[l].codes;
+        ivf->lists[l].code_stride = mp_code_bytes(&ivf->items);
+        ivf->lists[l].n = lists[l].size;
+        ivf->ids[l] = lists[l].ids;
+        ivf->first[l] = (uint32_t)n;
+        if (lists[l].size > MP_MAX_ITEMS - n)
+            return mp_invalid("`codes` must hold at most 2147483647 rows together: split the index");
+        n += lists[l].size;
+    }
+    ivf->first[ivf->n_lists] = (uint32_t)n;
+    ivf->items.n = n;
+    return mp_ok();
+}
+
+struct mp_status mp_ivf_open(struct mp_ivf *ivf, const struct mp_ivf_list *lists) {
+    ivf->norms = NULL;
+    ivf->lists = malloc((ivf->n_lists + 1) * sizeof *ivf->lists); /* one more: malloc(0) may be NULL */
+    ivf->ids = malloc((ivf->n_lists + 1) * sizeof *ivf->ids);
+    ivf->first = malloc((ivf->n_lists + 1) * sizeof *ivf->first);
+    struct mp_status status = ivf->lists && ivf->ids && ivf->first ? take_lists(ivf, lists) : mp_no_memory();
+    if (status.code == MP_OK && ivf->items.metric == MP_METRIC_L2) {
+        ivf->norms = malloc((ivf->items.n + 1) * sizeof *ivf->norms);
+        status = ivf->norms ? fill_norms(ivf) : mp_no_memory();
+    }
+    if (status.code != MP_OK)
+        mp_ivf_close(ivf);
+    return status;
+}
+
+void mp_ivf_close(struct mp_ivf *ivf) {
+    free(ivf->lists);
+    free(ivf->ids);
+    free(ivf->first);
+    free(ivf->norms);
+    ivf->lists = NULL;
+    ivf->ids = NULL;
+    ivf->first = NULL;
+    ivf->norms = NULL;
+}
+
+size_t mp_ivf_bytes(const struct mp_ivf *ivf) {
+    const size_t each = sizeof *ivf->lists + sizeof *ivf->ids + sizeof *ivf->first;
+    return ivf->n_lists * each + (ivf->norms ? ivf->items.n * sizeof *ivf->norms : 0);
+}
+
+/* <q, m_l>, 0 without centroids; four running sums in double, as norms are added up. */
+static double centroid_product(const struct search *search, size_t row, size_t list) {
+    const size_t dim = search->ivf->items.dim;
+    if (!search->ivf->centroids)
+        return 0;
+    const float *query = search->queries + row * dim, *centroid = search->ivf->centroids + list * dim;
+    double sums[4] = {0};
+    size_t i = 0;
+    for (; i + 4 <= dim; i += 4) {
+        for (size_t j = 0; j < 4; j++)
+            sums[j] += (double)query[i + j] * centroid[i + j];
+    }
+    for (size_t j = 0; i < dim; i++, j++)
+        sums[j] += (double)query[i] * centroid[i];
+    return sums[0] + sums[1] + (sums[2] + sums[3]);
+}
+
+/* What `target`, made for keys of items.h, is for the items of a list whose centroid's product is given. */
+static struct mp_scan_target in_list(const struct search *search, const struct mp_scan_target *target, double product) {
+    struct mp_scan_target here = *target;
+    if (!search->ivf->centroids)
+        return here;
+    const bool l2 = search->ivf->items.metric == MP_METRIC_L2;
+    here.constant = (float)(l2 ? -2 * product : -product);
+    if (!l2)
+        here.weight = (float)(-256 * target->query->unit);
+    return here;
+}
+
+/* The list of a position: the last one that begins there or before and isn't empty. */
+static size_t list_of(const struct mp_ivf *ivf, uint32_t position) {
+    size_t low = 0, high = ivf->n_lists;
+    while (high - low > 1) {
+        const size_t middle = low + (high - low) / 2;
+        if (ivf->first[middle] <= position)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* `products` are those of the lists that the row visits, in the order of its assignment. */
+static void rescore(const struct search *search, const struct mp_query *query, uint64_t *ranks, size_t count,
+                    size_t row, const double *products) {
+    const struct mp_kernels *kernels = search->ivf->items.kernels;
+    const int64_t *assignment = search->assignment + row * search->n_probe;
+    for (size_t i = 0; i < count; i++) {
+        const uint32_t position = mp_rank_id(ranks[i]);
+        const size_t l = list_of(search->ivf, position);
+        const struct mp_items *list = &search->ivf->lists[l];
+        const size_t at = position - search->ivf->first[l];
+        const uint8_t *code = mp_item_code(list, at);
+        const int64_t dot =
+            256 * (int64_t)kernels->dot(code, query->high, list->dim) + kernels->dot(code, query->low, list->dim);
+        double product = query->bias + query->unit * (double)dot;
+        for (size_t visit = 0; search->ivf->centroids && visit < search->n_probe; visit++) {
+            if (assignment[visit] == (int64_t)l)
+                product = products[visit] + (query->bias + query->unit * (double)dot);
+        }
+        ranks[i] = mp_rank(mp_exact_key(list, query, at, product), position);
+    }
+    mp_sort_ranks(ranks, count);
+}
+
+static void finish(const struct search *search, const struct mp_scan_target *target, size_t row,
+                   const double *products) {
+    const struct mp_ivf *ivf = search->ivf;
+    const size_t count = mp_topk_finish(target->topk);
+    const float sign = ivf->items.metric == MP_METRIC_IP ? -1.0f : 1.0f;
+    float *distances = search->distances + row * search->k;
+    int64_t *ids = search->ids + row * search->k;
+    rescore(search, target->query, target->topk->ranks, count, row, products);
+    for (size_t i = 0; i < search->k; i++) {
+        distances[i] = sign * INFINITY;
+        ids[i] = -1;
+        if (i < count) {
+            const uint32_t position = mp_rank_id(target->topk->ranks[i]);
+            const size_t list = list_of(ivf, position);
+            distances[i] = sign * mp_rank_key(target->topk->ranks[i]) + 0.0f;
+            ids[i] = ivf->ids[list][position - ivf->first[list]];
+        }
+    }
+}
+
+/* Sorts the visits of a batch by list: starts[l] .. starts[l + 1] of `visits` are those of list l, as positions in the
+ * batch's part of the assignment. */
+static void group_by_list(const struct search *search, size_t begin, size_t count, size_t *starts, uint32_t *visits) {
+    const size_t n_lists = search->ivf->n_lists, n_visits = count * search->n_probe;
+    const int64_t *assignment = search->assignment + begin * search->n_probe;
+    memset(starts, 0, (n_lists + 2) * sizeof *starts);
+    for (size_t i = 0; i < n_visits; i++) {
+        if (assignment[i] >= 0)
+            starts[assignment[i] + 2]++;
+    }
+    for (size_t l = 2; l < n_lists + 2; l++)
+        starts[l] += starts[l - 1];
+    for (size_t i = 0; i < n_visits; i++) {
+        if (assignment[i] >= 0)
+            visits[starts[assignment[i] + 1]++] = (uint32_t)i;
+    }
+}
+
+/* What a batch needs beside what every scan does. */
+struct visiting {
+    size_t *starts;
+    double *products; /* <q, m_l> of each visit */
+    struct mp_scan_target *targets;
+    uint32_t *visits;
+};
+
+static bool visiting_begin(const struct search *search, struct mp_scratch *scratch, size_t count,
+                           struct visiting *visiting) {
+    const size_t n_starts = search->ivf->n_lists + 2, n_visits = count * search->n_probe;
+    const size_t each = sizeof *visiting->products + sizeof *visiting->visits;
+    if (!mp_reserve(&scratch->ids,
+                    n_starts * sizeof *visiting->starts + count * sizeof *visiting->targets + n_visits * each))
+        return false;
+    visiting->starts = scratch->ids.data;
+    visiting->products = (double *)(void *)(visiting->starts + n_starts);
+    visiting->targets = (struct mp_scan_target *)(void *)(visiting->products + n_visits);
+    visiting->visits = (uint32_t *)(void *)(visiting->targets + count);
+    return true;
+}
+
+static void visit_list(const struct search *search, const struct visiting *visiting, const struct mp_scan_batch *batch,
+                       size_t begin, size_t count, size_t l) {
+    const struct mp_ivf *ivf = search->ivf;
+    size_t at = visiting->starts[l];
+    while (at < visiting->starts[l + 1]) {
+        size_t n = 0;
+        /* A row may name a list more than once, but there are never more targets than room. */
+        for (; at < visiting->starts[l + 1] && n < count; at++, n++) {
+            const size_t visit = visiting->visits[at], row = visit / search->n_probe;
+            visiting->products[visit] = centroid_product(search, begin + row, l);
+            visiting->targets[n] = in_list(search, &batch->targets[row], visiting->products[visit]);
+        }
+        mp_scan_many(&ivf->lists[l], ivf->first[l], visiting->targets, n, batch->panel);
+    }
+}
+
+static bool search_rows(struct search *search, struct mp_scratch *scratch, size_t begin, size_t count) {
+    const struct mp_ivf *ivf = search->ivf;
+    struct mp_scan_batch batch;
+    struct visiting visiting;
+    if (!mp_scan_begin(&ivf->items, search->queries + begin * ivf->items.dim, count, search->keep, scratch, &batch) ||
+        !visiting_begin(search, scratch, count, &visiting))
+        return false;
+    group_by_list(search, begin, count, visiting.starts, visiting.visits);
+    for (size_t l = 0; l < ivf->n_lists; l++)
+        visit_list(search, &visiting, &batch, begin, count, l);
+    for (size_t q = 0; q < count; q++)
+        finish(search, &batch.targets[q], begin + q, visiting.products + q * search->n_probe);
+    return true;
+}
+
+static void search_range(void *context, size_t begin, size_t end) {
+    struct search *search = context;
+    struct mp_scratch *scratch = mp_scratch_take(search->scratches);
+    if (!scratch || !search_rows(search, scratch, begin, end - begin))
+        atomic_store(&search->no_memory, true);
+    if (scratch)
+        mp_scratch_give(search->scratches, scratch);
+}
+
+static struct mp_status check_assignment(const struct mp_ivf *ivf, const int64_t *assignment, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        if (assignment[i] < -1 || assignment[i] >= (int64_t)ivf->n_lists)
+            return mp_invalid("`assignment` must name lists below %zu, or -1 for none, got %lld: pass what the coarse "
+                              "quantizer found",
+                              ivf->n_lists, (long long)assignment[i]);
+    }
+    return mp_ok();
+}
+
+struct mp_status mp_ivf_search(const struct mp_ivf *ivf, struct mp_scratch_pool *scratches, const float *queries,
+                               size_t n_queries, const int64_t *assignment, size_t n_probe, size_t k, int num_threads,
+                               float *distances, int64_t *ids) {
+    const struct mp_status status = check_assignment(ivf, assignment, n_queries * n_probe);
+    if (status.code != MP_OK)
+        return status;
+    const size_t n_threads = mp_n_threads(num_threads, n_queries);
+    struct search search = {.ivf = ivf,
+                            .scratches = scratches,
+                            .queries = queries,
+                            .assignment = assignment,
+                            .n_probe = n_probe,
+                            .k = k,
+                            .distances = distances,
+                            .ids = ids};
+    search.keep = mp_n_rescored(&ivf->items, k, ivf->items.n);
+    atomic_init(&search.no_memory, false);
+    mp_parallel_for(n_queries, mp_batch_size(n_queries, n_threads, search.keep), n_threads, search_range, &search);
+    return atomic_load(&search.no_memory) ? mp_no_memory() : mp_ok();
+}
