@@ -44,10 +44,13 @@ class _LibraryAdapter(IndexAdapter):
 
 
 class FaissAdapter(_LibraryAdapter):
-    """FAISS: flat and HNSW indexes become SQ indexes that our kernels search in place."""
+    """FAISS: flat, HNSW and inverted-list indexes become SQ indexes that our kernels search in place."""
 
     library, index_class = "faiss", "Index"
-    supported = "faiss.IndexFlat, IndexFlatL2, IndexFlatIP or IndexHNSWFlat"
+    supported = (
+        "faiss.IndexFlat, IndexFlatL2, IndexFlatIP, IndexHNSWFlat or IndexIVFFlat, or of 8 bits "
+        "IndexScalarQuantizer, IndexHNSWSQ or IndexIVFScalarQuantizer"
+    )
 
     def wrap(self, index: Any, options: WrapOptions) -> Any:
         """Return the quantized index."""
@@ -63,9 +66,8 @@ class FaissAdapter(_LibraryAdapter):
         if self.is_wrapped(index):
             found: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] = index._vectors()
             return found
-        self.stand_in.class_for(index)
-        vectors = self.stand_in.storage.flat_vectors(index)
-        return np.arange(len(vectors), dtype=np.int64), vectors
+        held: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] = self.stand_in.held_vectors(index)
+        return held
 
     def search(self, index: Any, queries: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
         """Return the ids that the index finds."""

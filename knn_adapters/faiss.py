@@ -1,7 +1,8 @@
-"""Stands in for the module ``faiss``: its flat and HNSW indexes over 8-bit codes.
+"""Stands in for the module ``faiss``: its flat, HNSW and inverted-list indexes over 8-bit codes.
 
 A wrapped index is a stock FAISS SQ index underneath (so that ``faiss.write_index`` and every function in C++ take it)
-whose ranges we calibrated; ``search`` runs our kernels over FAISS' own memory. In this release an index comes from
+whose ranges we calibrated, or, where the original has 8-bit codes already, a copy with FAISS' own ranges; ``search``
+runs our kernels over FAISS' own memory. In this release an index comes from
 :func:`knn_adapters.wrap` and can be searched and written only.
 """
 
@@ -22,11 +23,15 @@ from mp_plugins import UnsupportedError, argument_error, missing_dependency
 try:
     import faiss
 
+    from knn_adapters import faiss_ivf
     from knn_adapters import faiss_storage as storage
 except ImportError as error:
     raise missing_dependency("faiss", "faiss", wanted_by="knn_adapters.faiss") from error
 
-__all__ = ["IndexFlat", "IndexFlatIP", "IndexFlatL2", "IndexHNSWFlat", "class_for"]
+__all__ = [
+    "IndexFlat", "IndexFlatIP", "IndexFlatL2", "IndexHNSWFlat", "IndexHNSWSQ", "IndexIVFFlat",
+    "IndexIVFScalarQuantizer", "IndexScalarQuantizer", "class_for", "held_vectors",
+]  # fmt: skip
 
 C = TypeVar("C", bound=type)
 
@@ -43,6 +48,7 @@ class _QuantizedIndex:
     _quantizer: Any = None
     _norms: npt.NDArray[np.float32] | None = None
     _hnsw: Any = None
+    _lists: Any = None
     _count: int = 0
     _original_bytes: float = 0.0
 
@@ -53,24 +59,43 @@ class _QuantizedIndex:
 
     @classmethod
     def _wrapping(cls, original: Any, options: WrapOptions) -> Any:
-        """Return an index over the codes of ``original``'s vectors and a copy of its graph."""
-        vectors = storage.flat_vectors(original)
-        quantizer = options.train_quantizer(storage.metric_name(original), vectors)
-        stock = storage.scalar_quantizer_index(original, quantizer, quantizer.encode(vectors))
+        """Return an index over the codes of ``original``'s vectors, with a copy of its graph or lists."""
+        metric = storage.metric_name(original)
+        if issubclass(cls, _CODED):
+            if options.calibration is not None:
+                raise argument_error("calibration", "must be left out", "vectors", "codes that exist keep their range")
+            quantizer: Any = storage.existing_quantizer(original, metric)
+            if isinstance(original, faiss.IndexIVF):
+                faiss_ivf.check_lists(original)
+            stock: Any = faiss.clone_index(original)
+            original_bytes = float(original.d)
+        else:
+            is_ivf = isinstance(original, faiss.IndexIVF)
+            vectors = faiss_ivf.stored_vectors(original)[1] if is_ivf else storage.flat_vectors(original)
+            quantizer = options.train_quantizer(metric, vectors)
+            stock = (
+                faiss_ivf.quantized_lists(original, quantizer)
+                if is_ivf
+                else storage.scalar_quantizer_index(original, quantizer, quantizer.encode(vectors))
+            )
+            original_bytes = 4.0 * original.d
         self: Any = cls.__new__(cls)
         # The C++ object is shared with the stock proxy, which goes: `this` owns it.
         self.this = stock.this
         self._open(quantizer)
-        self._original_bytes = vectors.itemsize * vectors.shape[1] + self._graph_bytes()
+        self._original_bytes = original_bytes + self._structure_bytes()
         return self
 
     def _open(self: Any, quantizer: Any) -> None:
         """Set the searcher up over the memory of the C++ object."""
-        codes = storage.stored_codes(self)
         metric, affine = quantizer.core_metric, (quantizer.scale, quantizer.offset)
+        self._quantizer, self._count = quantizer, self.ntotal
+        is_ivf, is_graph = isinstance(self, faiss.IndexIVF), isinstance(self, faiss.IndexHNSW)
+        if is_ivf:
+            self._lists = faiss_ivf.ListSearch(self, quantizer)
+            return
+        codes = storage.stored_codes(self)
         self._norms = _core.squared_norms(codes, *affine) if metric == "l2" else None
-        self._quantizer, self._count = quantizer, len(codes)
-        is_graph = isinstance(self, faiss.IndexHNSW)
         if is_graph:
             self._hnsw = self.hnsw
             self._searcher = _core.LinkedGraphSearcher(
@@ -93,7 +118,8 @@ class _QuantizedIndex:
         """Return distances ``(q, k)`` ``float32`` and ids ``(q, k)`` ``int64``, in FAISS' units and order.
 
         Squared Euclidean distance, ascending, or inner product, descending. Missing results have id -1. The breadth of
-        a graph search is ``hnsw.efSearch`` as it is at this moment; threads are those of ``faiss.omp_set_num_threads``.
+        a search is ``hnsw.efSearch`` or ``nprobe`` as it is at this moment; threads are those of
+        ``faiss.omp_set_num_threads``.
 
         Args:
             x: queries ``(q, d)``.
@@ -115,7 +141,9 @@ class _QuantizedIndex:
         _check_output("D", D, (len(queries), count), np.float32)
         _check_output("I", I, (len(queries), count), np.int64)
         threads = 1 if len(queries) == 1 else faiss.omp_get_max_threads()
-        if self._hnsw is None:
+        if self._lists is not None:
+            distances, ids = self._lists.search(queries, count, self.nprobe, num_threads=threads)
+        elif self._hnsw is None:
             distances, ids = self._searcher.search(queries, count, num_threads=threads)
         else:
             breadth = max(self._hnsw.efSearch, count)
@@ -127,16 +155,20 @@ class _QuantizedIndex:
     def __repr__(self: Any) -> str:
         return f"<knn_adapters.faiss.{type(self).__name__} d={self.d} ntotal={self.ntotal} bits={self._quantizer.bits}>"
 
-    def _graph_bytes(self) -> float:
+    def _structure_bytes(self: Any) -> float:
+        """Return the bytes a vector of the graph, or of ids and centroids of inverted lists."""
+        if self._lists is not None:
+            return float(8 + 4 * self.d * self.nlist / self._count)
         if self._hnsw is None:
             return 0.0
         arrays = (*storage.graph_arrays(self._hnsw), storage.view(self._hnsw.levels))
-        return sum(array.nbytes for array in arrays) / self._count
+        return float(sum(array.nbytes for array in arrays) / self._count)
 
     def _stats(self: Any) -> IndexStats:
         quantizer, norms = self._quantizer, self._norms
         # Our scale and offset, and FAISS' own pair.
         ranges = 2 * (quantizer.scale.nbytes + quantizer.offset.nbytes)
+        other = ranges + (self._lists.bytes_beside_codes if self._lists is not None else 0)
         return IndexStats(
             kind=f"faiss.{type(self).__name__}",
             metric=quantizer.metric,
@@ -146,21 +178,23 @@ class _QuantizedIndex:
             clip=quantizer.clip,
             simd_level=_core.simd_level(),
             codes_bytes=self.d + (norms.nbytes / self._count if norms is not None else 0.0),
-            graph_bytes=self._graph_bytes(),
-            other_bytes=ranges / self._count,
+            graph_bytes=self._structure_bytes(),
+            other_bytes=other / self._count,
             original_bytes=self._original_bytes,
         )
 
     def _vectors(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        if self._lists is not None:
+            return faiss_ivf.decoded(self, self._quantizer)
         codes = storage.stored_codes(self)
         return np.arange(len(codes), dtype=np.int64), self._quantizer.decode(codes)
 
 
 def _standing_in(cls: C) -> C:
     """Close what a wrapped index does not answer yet and what would move the memory under our searcher."""
-    _, held, shown = cls.__bases__
+    _, held, shown = (*cls.__bases__, cls.__bases__[-1])[:3]
     reject_methods(cls, held, shown)
-    return protect_properties(cls, held, shown, writable=("this", "thisown", "verbose"))
+    return protect_properties(cls, held, shown, writable=("this", "thisown", "verbose", "nprobe"))
 
 
 @_standing_in
@@ -183,11 +217,38 @@ class IndexHNSWFlat(_QuantizedIndex, faiss.IndexHNSWSQ, faiss.IndexHNSWFlat):  #
     """Stands for ``faiss.IndexHNSWFlat``; an ``IndexHNSWSQ`` underneath."""
 
 
+@_standing_in
+class IndexIVFFlat(_QuantizedIndex, faiss.IndexIVFScalarQuantizer, faiss.IndexIVFFlat):  # type: ignore[misc]
+    """Stands for ``faiss.IndexIVFFlat``; an ``IndexIVFScalarQuantizer`` underneath."""
+
+
+@_standing_in
+class IndexScalarQuantizer(_QuantizedIndex, faiss.IndexScalarQuantizer):  # type: ignore[misc]
+    """Stands for ``faiss.IndexScalarQuantizer`` of 8 bits, whose codes it holds."""
+
+
+@_standing_in
+class IndexHNSWSQ(_QuantizedIndex, faiss.IndexHNSWSQ):  # type: ignore[misc]
+    """Stands for ``faiss.IndexHNSWSQ`` of 8 bits, whose codes and graph it holds."""
+
+
+@_standing_in
+class IndexIVFScalarQuantizer(_QuantizedIndex, faiss.IndexIVFScalarQuantizer):  # type: ignore[misc]
+    """Stands for ``faiss.IndexIVFScalarQuantizer`` of 8 bits, whose codes it holds."""
+
+
+# Classes whose originals have codes already: these are taken over as they are.
+_CODED = (IndexScalarQuantizer, IndexHNSWSQ, IndexIVFScalarQuantizer)
+
 _CLASSES: dict[type, type[_QuantizedIndex]] = {
     faiss.IndexFlat: IndexFlat,
     faiss.IndexFlatL2: IndexFlatL2,
     faiss.IndexFlatIP: IndexFlatIP,
     faiss.IndexHNSWFlat: IndexHNSWFlat,
+    faiss.IndexIVFFlat: IndexIVFFlat,
+    faiss.IndexScalarQuantizer: IndexScalarQuantizer,
+    faiss.IndexHNSWSQ: IndexHNSWSQ,
+    faiss.IndexIVFScalarQuantizer: IndexIVFScalarQuantizer,
 }
 
 
@@ -202,6 +263,26 @@ def class_for(index: Any) -> type[_QuantizedIndex]:
     except KeyError:
         names = ", ".join(cls.__name__ for cls in _CLASSES)
         raise UnsupportedError(f"a FAISS {type(index).__name__} is not yet supported: use one of {names}") from None
+
+
+def held_vectors(index: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Return ids ``(n,)`` and vectors ``(n, d)`` of an index that is not wrapped, decoded where it has codes.
+
+    Raises:
+        UnsupportedError: another index type.
+        ArgumentError: the index holds no vectors.
+    """
+    is_ivf = isinstance(index, faiss.IndexIVF)
+    if issubclass(class_for(index), _CODED):
+        quantizer = storage.existing_quantizer(index, storage.metric_name(index))
+        if is_ivf:
+            return faiss_ivf.decoded(index, quantizer)
+        vectors = quantizer.decode(storage.stored_codes(index))
+    elif is_ivf:
+        return faiss_ivf.stored_vectors(index)
+    else:
+        vectors = storage.flat_vectors(index)
+    return np.arange(len(vectors), dtype=np.int64), vectors
 
 
 def _check_output(name: str, array: npt.NDArray[Any] | None, shape: tuple[int, int], dtype: type) -> None:

@@ -15,7 +15,10 @@ import numpy.typing as npt
 from knn_adapters.quantizer import Quantizer
 from mp_plugins import UnsupportedError, argument_error
 
-__all__ = ["flat_vectors", "graph_arrays", "metric_name", "scalar_quantizer_index", "stored_codes", "view"]
+__all__ = [
+    "existing_quantizer", "flat_vectors", "graph_arrays", "metric_name", "scalar_quantizer_index", "set_ranges",
+    "stored_codes", "view",
+]  # fmt: skip
 
 
 def view(vector: Any) -> npt.NDArray[Any]:
@@ -51,6 +54,29 @@ def flat_vectors(index: Any) -> npt.NDArray[np.float32]:
     return vectors.reshape(storage.ntotal, storage.d)
 
 
+def existing_quantizer(index: Any, metric: str) -> Quantizer:
+    """Return the quantizer of the codes that an SQ index holds.
+
+    Raises:
+        UnsupportedError: codes of other than 8 bits.
+        ArgumentError: the index holds no vectors.
+    """
+    if not index.ntotal:
+        raise argument_error("index", "must hold at least one vector", "ntotal=0", "call train() and add() first")
+    storage: Any = faiss.downcast_index(index.storage) if isinstance(index, faiss.IndexHNSW) else index
+    stored = storage.sq
+    kind, dim, types = stored.qtype, index.d, faiss.ScalarQuantizer
+    if kind in (types.QT_8bit, types.QT_8bit_uniform):
+        vmin, vdiff = faiss.vector_to_array(stored.trained).astype(np.float64).reshape(2, -1)
+        scale, offset = vdiff / 255, vmin + vdiff / 510
+    elif kind in (types.QT_8bit_direct, types.QT_8bit_direct_signed):
+        scale, offset = np.ones(1), np.full(1, 0.0 if kind == types.QT_8bit_direct else -128.0)
+    else:
+        raise UnsupportedError(f"FAISS codes of qtype {kind} are not yet supported: use 8 bits, such as QT_8bit")
+    steps, starts = (np.broadcast_to(values, (dim,)).astype(np.float32) for values in (scale, offset))
+    return Quantizer.from_affine(metric, steps, starts, "as trained by FAISS")
+
+
 def stored_codes(index: Any) -> npt.NDArray[np.uint8]:
     """Return the codes ``(n, d)`` of an ``IndexScalarQuantizer`` or ``IndexHNSWSQ`` of 8 bits, as a view."""
     storage: Any = faiss.downcast_index(index.storage) if isinstance(index, faiss.IndexHNSW) else index
@@ -81,10 +107,15 @@ def scalar_quantizer_index(original: Any, quantizer: Quantizer, codes: npt.NDArr
 
 
 def _fill(storage: Any, quantizer: Quantizer, codes: npt.NDArray[np.uint8]) -> None:
+    set_ranges(storage, quantizer)
+    faiss.copy_array_to_vector(codes.reshape(-1), storage.codes)
+    storage.ntotal = len(codes)
+
+
+def set_ranges(storage: Any, quantizer: Quantizer) -> None:
+    """Make an SQ index, flat or of inverted lists, decode as ``quantizer`` does."""
     size = 1 if quantizer.is_uniform else quantizer.dim
     scale = quantizer.scale[:size].astype(np.float64)
     vmin, vdiff = quantizer.offset[:size] - scale / 2, scale * 255
     faiss.copy_array_to_vector(np.concatenate([vmin, vdiff]).astype(np.float32), storage.sq.trained)
-    faiss.copy_array_to_vector(codes.reshape(-1), storage.codes)
-    storage.ntotal = len(codes)
     storage.is_trained = True

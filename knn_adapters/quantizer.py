@@ -99,6 +99,22 @@ class Quantizer:
         quantizer_file.write(path, fields, scale, offset)
 
     @classmethod
+    def from_affine(
+        cls, metric: str, scale: npt.NDArray[np.float32], offset: npt.NDArray[np.float32], clip: str
+    ) -> Quantizer:
+        """Return a quantizer of given ``scale`` and ``offset`` ``(d,)``, for codes that exist already.
+
+        Args:
+            metric: ``"l2"``, ``"ip"`` or ``"cosine"``.
+            scale: the steps, finite and not negative.
+            offset: the values of code 0.
+            clip: where the range comes from, in words.
+        """
+        quantizer = cls(metric)
+        quantizer._affine, quantizer._clip = (scale, offset), clip
+        return quantizer
+
+    @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Quantizer:
         """Return the quantizer that :meth:`save` wrote to ``path``.
 

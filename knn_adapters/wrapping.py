@@ -103,8 +103,10 @@ def wrap(
     of distance. In this release it can be searched only. ``index`` is read, never changed, and may be dropped.
 
     Args:
-        index: a ``faiss.IndexFlat*`` or ``faiss.IndexHNSWFlat`` (L2, inner product), an ``hnswlib.Index``, or a built
-            ``annoy.AnnoyIndex`` (angular, euclidean, dot) that holds at least one vector.
+        index: a ``faiss.IndexFlat*``, ``IndexHNSWFlat`` or ``IndexIVFFlat`` (L2, inner product), an ``hnswlib.Index``,
+            or a built ``annoy.AnnoyIndex`` (angular, euclidean, dot) that holds at least one vector; or a
+            ``faiss.IndexScalarQuantizer``, ``IndexHNSWSQ`` or ``IndexIVFScalarQuantizer`` of 8 bits, whose codes are
+            searched as they are.
         bits: bits per dimension; 8 in this release.
         rescore: ``"none"``; ``"residual"`` and ``"original"`` are not yet supported.
         calibration: vectors ``(m, d)`` to pick the clip range from; the index's own by default.

@@ -184,8 +184,7 @@ def test_empty_indexes_are_refused(make):
     "make",
     [
         lambda: faiss.IndexFlat(8, faiss.METRIC_L1),
-        lambda: faiss.IndexIVFFlat(faiss.IndexFlatL2(8), 8, 4),
-        lambda: faiss.IndexScalarQuantizer(8, faiss.ScalarQuantizer.QT_8bit),
+        lambda: faiss.IndexScalarQuantizer(8, faiss.ScalarQuantizer.QT_fp16),
         lambda: faiss.IndexIDMap(faiss.IndexFlatL2(8)),
         lambda: faiss.IndexPQ(8, 2, 4),
     ],
