@@ -30,6 +30,13 @@ def arguments() -> argparse.Namespace:
     add("--peers", nargs="+", help="only peers whose names hold one of these words, for example hnswlib svs")
     add("--rounds", type=int, default=5, help="rounds whose median counts (default: 5)")
     add("--threads", type=int, default=1, help="threads of builds and batches (default: 1)")
+    add(
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="cpu: time of this process on its core, for a machine "
+        "that does other work; it hides neither the caches nor the memory that the others use (default: wall)",
+    )
     add("--quick", action="store_true", help="20 000 vectors, 300 queries, 3 short rounds: a look, not a measurement")
     add("--json", type=Path, metavar="OUT", help="write every figure here")
     add("--svg", type=Path, metavar="OUT", help="write recall against speed here")

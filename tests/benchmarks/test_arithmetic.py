@@ -108,16 +108,23 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_tiny_run(tmp_path):
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((30, 32))
-    rows_ = (centres[rng.integers(0, 30, 2100)] + 0.5 * rng.standard_normal((2100, 32))).astype(np.float32)
+    rows_ = (centres[rng.integers(0, 30, 4100)] + 0.5 * rng.standard_normal((4100, 32))).astype(np.float32)
     rows_ /= np.linalg.norm(rows_, axis=1, keepdims=True)
-    data = Data("clusters", rows_[:2000], rows_[2000:], "ip")
+    data = Data("clusters", rows_[:4000], rows_[4000:], "ip")
     given = argparse.Namespace(
-        groups=["graph", "flat", "forest"], peers=["hnswlib", "faiss flat", "annoy"],
-        k=10, rounds=1, threads=1, quick=True,
+        groups=["graph", "flat", "ivf", "forest"], peers=["hnswlib", "faiss flat", "annoy", "ivf256"],
+        k=10, rounds=1, threads=1, quick=True, clock="cpu",
     )  # fmt: skip
     subjects, skipped = run_groups(data, given)
     assert skipped == []
-    assert {"hnswlib", "ours (hnswlib)", "FAISS Flat", "ours (FAISS Flat)", "Annoy 20 trees"} <= set(subjects)
+    assert {
+        "hnswlib",
+        "ours (hnswlib)",
+        "FAISS Flat",
+        "ours (FAISS Flat)",
+        "Annoy 20 trees",
+        "ours (FAISS IVF256 SQ8)",
+    } <= set(subjects)
     for name, measured in subjects.items():
         assert measured.bytes_a_vector > 0, name
         assert all(point.speed > 0 for points in measured.points.values() for point in points)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,15 +27,15 @@ class _Weighed:
         return knn_adapters.stats(self.index).total_bytes
 
 
-def wrapped(name: str, peer: Engine, build_seconds: float) -> tuple[Engine, float]:
+def wrapped(name: str, peer: Engine, build_seconds: float, clock: Callable[[], float]) -> tuple[Engine, float]:
     """Return an engine over ``wrap(peer.index)`` with the peer's calls, and the seconds of both builds together."""
     kind = type(f"Wrapped{type(peer).__name__}", (_Weighed, type(peer)), {"package": "knn_adapters"})
     ours: Engine = copy.copy(peer)
     ours.__class__ = kind
     ours.name = name
-    started = time.perf_counter()
+    started = clock()
     ours.index = knn_adapters.wrap(peer.index)
-    return ours, build_seconds + time.perf_counter() - started
+    return ours, build_seconds + clock() - started
 
 
 class BuiltHnswlib(_Weighed, Hnswlib):
@@ -51,13 +51,13 @@ class BuiltHnswlib(_Weighed, Hnswlib):
 
 
 def built_or_wrapped(
-    name: str, peer: Engine, base: npt.NDArray[np.float32], peer_seconds: float
+    name: str, peer: Engine, base: npt.NDArray[np.float32], peer_seconds: float, clock: Callable[[], float]
 ) -> tuple[Engine, float]:
     """Return our engine, built by itself where it can be, else wrapped around ``peer``, and the seconds it took."""
     ours = BuiltHnswlib(name, peer.metric, peer.threads)
-    started = time.perf_counter()
+    started = clock()
     try:
         ours.build(base)
     except MagicPyramidError:
-        return wrapped(name, peer, peer_seconds)
-    return ours, time.perf_counter() - started
+        return wrapped(name, peer, peer_seconds, clock)
+    return ours, clock() - started

@@ -41,7 +41,11 @@ GROUPS: dict[str, dict[str, _Make]] = {
 
 # Ours and the peer whose index it is made of.
 PAIRED: dict[str, dict[str, str]] = {
-    "graph": {"ours (hnswlib)": "hnswlib", "ours (FAISS HNSWFlat)": "FAISS HNSWFlat"},
+    "graph": {
+        "ours (hnswlib)": "hnswlib",
+        "ours (FAISS HNSWFlat)": "FAISS HNSWFlat",
+        "ours (FAISS HNSWSQ8)": "FAISS HNSWSQ8",
+    },
     "flat": {"ours (FAISS Flat)": "FAISS Flat", "ours (FAISS SQ8)": "FAISS SQ8"},
     "ivf": {"ours (FAISS IVF256 Flat)": "FAISS IVF256 Flat", "ours (FAISS IVF256 SQ8)": "FAISS IVF256 SQ8"},
     "forest": {"ours (Annoy)": "Annoy 20 trees"},
@@ -69,7 +73,7 @@ TARGETS: tuple[Target, ...] = (
     Target("graph", "hnswlib", "ours (hnswlib)", "one", 3.0, 0.36, 0.5),
     Target("graph", "hnswlib", "ours (hnswlib)", "batch", 3.0),
     Target("graph", "FAISS HNSWFlat", "ours (FAISS HNSWFlat)", "one", 3.0, 0.36),
-    Target("graph", "FAISS HNSWSQ8", "ours (FAISS HNSWFlat)", "one", 3.0, 1.0),
+    Target("graph", "FAISS HNSWSQ8", "ours (FAISS HNSWSQ8)", "one", 3.0, 1.0),
     Target("graph", "usearch i8", "ours (hnswlib)", "one", 1.0, 1.0, 1.0),
     Target("graph", "voyager E4M3", "ours (hnswlib)", "one", 1.0, 1.0, 1.0),
     Target("graph", "voyager Float8", "ours (hnswlib)", "one", 1.0, 1.0, 1.0),

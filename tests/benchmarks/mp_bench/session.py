@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
@@ -18,6 +19,8 @@ from mp_plugins import MagicPyramidError
 
 __all__ = ["run_groups"]
 
+# Wall clock, or what the process used of its cores.
+_CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 _SECONDS, _QUICK_SECONDS = 0.5, 0.15  # of one setting, one by one, in one round
 
 
@@ -37,7 +40,7 @@ def run_groups(data: Data, given: argparse.Namespace) -> tuple[dict[str, Subject
                 seconds = _QUICK_SECONDS if given.quick else _SECONDS
                 measure(
                     timed, data.queries, given.k, mode,
-                    rounds=given.rounds, seconds=seconds, advance=progress.update,
+                    rounds=given.rounds, seconds=seconds, clock=_CLOCKS[given.clock], advance=progress.update,
                 )  # fmt: skip
         subjects |= {subject.engine.name: subject for subject in built}
         for subject in built:
@@ -51,13 +54,13 @@ def _build(group: str, data: Data, given: argparse.Namespace, skipped: list[str]
     names = {peer: ours for ours, peer in PAIRED[group].items()}
     built: list[Subject] = []
     for peer in tqdm(peers, desc=f"{group}: building", unit="engine"):
-        seconds = _try(lambda peer=peer: _timed_build(peer, data), peer.name, skipped)
+        seconds = _try(lambda peer=peer: _timed_build(peer, data, _CLOCKS[given.clock]), peer.name, skipped)
         if seconds is None:
             continue
         built.append(Subject(peer, seconds, peer.bytes_a_vector(len(data.base))))
         if peer.name in names:
             made = _try(
-                lambda peer=peer, seconds=seconds: _ours(names[peer.name], peer, data, seconds),
+                lambda peer=peer, seconds=seconds: _ours(names[peer.name], peer, data, seconds, _CLOCKS[given.clock]),
                 names[peer.name],
                 skipped,
             )
@@ -66,16 +69,16 @@ def _build(group: str, data: Data, given: argparse.Namespace, skipped: list[str]
     return built
 
 
-def _timed_build(engine: Engine, data: Data) -> float:
-    started = time.perf_counter()
+def _timed_build(engine: Engine, data: Data, clock: Callable[[], float]) -> float:
+    started = clock()
     engine.build(data.base)
-    return time.perf_counter() - started
+    return clock() - started
 
 
-def _ours(name: str, peer: Engine, data: Data, peer_seconds: float) -> tuple[Engine, float]:
+def _ours(name: str, peer: Engine, data: Data, peer_seconds: float, clock: Callable[[], float]) -> tuple[Engine, float]:
     if peer.package == "hnswlib":
-        return built_or_wrapped(name, peer, data.base, peer_seconds)
-    return wrapped(name, peer, peer_seconds)
+        return built_or_wrapped(name, peer, data.base, peer_seconds, clock)
+    return wrapped(name, peer, peer_seconds, clock)
 
 
 def _try(make: Any, name: str, skipped: list[str]) -> Any:
