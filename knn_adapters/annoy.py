@@ -1,4 +1,4 @@
-"""Stands in for the module ``annoy``: an ``AnnoyIndex`` with Annoy's API over 8-bit items and split planes.
+"""Stands in for the module ``annoy``: an ``AnnoyIndex`` with Annoy's API over coded items and split planes.
 
 Annoy builds the trees; we take the forest over, and search it. In this release an index comes from
 :func:`knn_adapters.wrap` and can be searched only.
@@ -19,6 +19,7 @@ from knn_adapters.annoy_forest import Forest
 from knn_adapters.annoy_nodes import METRICS, Nodes, detect_metric, opened_copy
 from knn_adapters.evaluation import IndexStats
 from knn_adapters.recall import normalised
+from knn_adapters.second_level import SecondLevel
 from knn_adapters.wrapping import WrapOptions
 from mp_plugins import UnsupportedError, argument_error, missing_dependency
 
@@ -54,14 +55,16 @@ class AnnoyIndex(annoy.AnnoyIndex):
         quantizer = options.train_quantizer(METRICS[nodes.metric], vectors if present.all() else vectors[present])
         affine, metric = (quantizer.scale, quantizer.offset), quantizer.core_metric
         self._codes = quantizer.encode(vectors)
-        self._norms = _core.squared_norms(self._codes, *affine) if metric == "l2" else None
+        self._norms = _core.squared_norms(self._codes, *affine, quantizer.bits) if metric == "l2" else None
         self._lengths = _lengths(vectors) if nodes.metric == "angular" else None
         self._present = present if not present.all() else None
         forest = self._forest = Forest.of(nodes)
         self._searcher = _core.ForestSearcher(
             self._codes, self._norms, *affine, forest.plane_codes, forest.plane_scale, forest.plane_bias,
             forest.children, forest.leaf_offsets, forest.leaf_items, forest.roots, metric,
+            bits=quantizer.bits,
         )  # fmt: skip
+        self._second_level = SecondLevel.of(quantizer, vectors, self._codes, self._searcher)
         self._quantizer, self._metric = quantizer, nodes.metric
         self._original_bytes = nodes.records.nbytes
 
@@ -150,7 +153,7 @@ class AnnoyIndex(annoy.AnnoyIndex):
         return np.sqrt(np.maximum(values if self._metric == "euclidean" else 2.0 - 2.0 * values, 0.0))
 
     def _decoded(self, items: list[int]) -> npt.NDArray[np.float32]:
-        decoded: npt.NDArray[np.float32] = self._quantizer.decode(self._codes[items])
+        decoded = self._both_levels(items)
         if self._present is not None:
             decoded[~self._present[items]] = 0.0
         return normalised(decoded) if self._metric == "angular" else decoded
@@ -167,7 +170,7 @@ class AnnoyIndex(annoy.AnnoyIndex):
 
     def _stats(self) -> IndexStats:
         count, quantizer = len(self._codes), self._quantizer
-        codes = sum(array.nbytes for array in (self._codes, self._norms) if array is not None)
+        codes = sum(array.nbytes for array in (self._codes, self._norms, self._second_level) if array is not None)
         others = (quantizer.scale, quantizer.offset, self._lengths, self._present)
         return IndexStats(
             kind="annoy.AnnoyIndex",
@@ -185,7 +188,12 @@ class AnnoyIndex(annoy.AnnoyIndex):
 
     def _vectors(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         ids = np.arange(len(self._codes)) if self._present is None else np.flatnonzero(self._present)
-        return ids.astype(np.int64), self._quantizer.decode(self._codes[ids])
+        return ids.astype(np.int64), self._both_levels(ids)
+
+    def _both_levels(self, items: Any) -> npt.NDArray[np.float32]:
+        residuals = (self._second_level.residuals[items],) if self._second_level else ()
+        decoded: npt.NDArray[np.float32] = self._quantizer.decode(self._codes[items], *residuals)
+        return decoded
 
 
 def _lengths(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | None:

@@ -1,4 +1,4 @@
-"""Stands in for the module ``faiss``: its flat, HNSW and inverted-list indexes over 8-bit codes.
+"""Stands in for the module ``faiss``: its flat, HNSW and inverted-list indexes over 8-bit or 4-bit codes.
 
 A wrapped index is a stock FAISS SQ index underneath (so that ``faiss.write_index`` and every function in C++ take it)
 whose ranges we calibrated, or, where the original has 8-bit codes already, a copy with FAISS' own ranges; ``search``
@@ -17,6 +17,7 @@ from knn_adapters import _core
 from knn_adapters._unsupported import protect_properties, reject_methods, unsupported
 from knn_adapters._validation import as_queries, check_k
 from knn_adapters.evaluation import IndexStats
+from knn_adapters.second_level import SecondLevel
 from knn_adapters.wrapping import WrapOptions
 from mp_plugins import UnsupportedError, argument_error, missing_dependency
 
@@ -47,6 +48,7 @@ class _QuantizedIndex:
     _searcher: Any = None
     _quantizer: Any = None
     _norms: npt.NDArray[np.float32] | None = None
+    _second_level: SecondLevel | None = None
     _hnsw: Any = None
     _lists: Any = None
     _count: int = 0
@@ -61,6 +63,9 @@ class _QuantizedIndex:
     def _wrapping(cls, original: Any, options: WrapOptions) -> Any:
         """Return an index over the codes of ``original``'s vectors, with a copy of its graph or lists."""
         metric = storage.metric_name(original)
+        codes: Any = None
+        if issubclass(cls, _CODED) or isinstance(original, faiss.IndexIVF):
+            _check_8_bits(original, options)
         if issubclass(cls, _CODED):
             if options.calibration is not None:
                 raise argument_error("calibration", "must be left out", "vectors", "codes that exist keep their range")
@@ -76,13 +81,15 @@ class _QuantizedIndex:
             stock = (
                 faiss_ivf.quantized_lists(original, quantizer)
                 if is_ivf
-                else storage.scalar_quantizer_index(original, quantizer, quantizer.encode(vectors))
+                else storage.scalar_quantizer_index(original, quantizer, codes := quantizer.encode(vectors))
             )
             original_bytes = 4.0 * original.d
         self: Any = cls.__new__(cls)
         # The C++ object is shared with the stock proxy, which goes: `this` owns it.
         self.this = stock.this
         self._open(quantizer)
+        if codes is not None:
+            self._second_level = SecondLevel.of(quantizer, vectors, codes, self._searcher)
         self._original_bytes = original_bytes + self._structure_bytes()
         return self
 
@@ -95,15 +102,15 @@ class _QuantizedIndex:
             self._lists = faiss_ivf.ListSearch(self, quantizer)
             return
         codes = storage.stored_codes(self)
-        self._norms = _core.squared_norms(codes, *affine) if metric == "l2" else None
+        self._norms = _core.squared_norms(codes, *affine, quantizer.bits) if metric == "l2" else None
         if is_graph:
             self._hnsw = self.hnsw
             self._searcher = _core.LinkedGraphSearcher(
                 codes, self._norms, *storage.graph_arrays(self._hnsw), self._hnsw.entry_point, self._hnsw.max_level,
-                *affine, metric,
+                *affine, metric, bits=quantizer.bits,
             )  # fmt: skip
         else:
-            self._searcher = _core.FlatSearcher(codes, self._norms, *affine, metric)
+            self._searcher = _core.FlatSearcher(codes, self._norms, *affine, metric, bits=quantizer.bits)
 
     def search(
         self: Any,
@@ -166,6 +173,7 @@ class _QuantizedIndex:
 
     def _stats(self: Any) -> IndexStats:
         quantizer, norms = self._quantizer, self._norms
+        held = sum(part.nbytes for part in (norms, self._second_level) if part is not None)
         # Our scale and offset, and FAISS' own pair.
         ranges = 2 * (quantizer.scale.nbytes + quantizer.offset.nbytes)
         other = ranges + (self._lists.bytes_beside_codes if self._lists is not None else 0)
@@ -177,7 +185,7 @@ class _QuantizedIndex:
             bits=quantizer.bits,
             clip=quantizer.clip,
             simd_level=_core.simd_level(),
-            codes_bytes=self.d + (norms.nbytes / self._count if norms is not None else 0.0),
+            codes_bytes=(self.d * quantizer.bits + 7) // 8 + held / self._count,
             graph_bytes=self._structure_bytes(),
             other_bytes=other / self._count,
             original_bytes=self._original_bytes,
@@ -187,7 +195,8 @@ class _QuantizedIndex:
         if self._lists is not None:
             return faiss_ivf.decoded(self, self._quantizer)
         codes = storage.stored_codes(self)
-        return np.arange(len(codes), dtype=np.int64), self._quantizer.decode(codes)
+        residuals = (self._second_level.residuals,) if self._second_level else ()
+        return np.arange(len(codes), dtype=np.int64), self._quantizer.decode(codes, *residuals)
 
 
 def _standing_in(cls: C) -> C:
@@ -283,6 +292,14 @@ def held_vectors(index: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floa
     else:
         vectors = storage.flat_vectors(index)
     return np.arange(len(vectors), dtype=np.int64), vectors
+
+
+def _check_8_bits(original: Any, options: WrapOptions) -> None:
+    if options.bits != 8 or options.rescore != "none":
+        raise UnsupportedError(
+            f"a FAISS {type(original).__name__} with bits={options.bits}, rescore={options.rescore!r} is not yet "
+            "supported: use bits=8 and rescore='none'"
+        )
 
 
 def _check_output(name: str, array: npt.NDArray[Any] | None, shape: tuple[int, int], dtype: type) -> None:

@@ -1,7 +1,8 @@
 """Reading FAISS' structures where they lie, and making the SQ indexes that wrapped indexes are underneath.
 
 FAISS decodes an SQ8 code c as ``vmin + vdiff * (c + 0.5) / 255`` (``faiss/impl/scalar_quantizer``), which is our
-``offset + scale * c`` with ``scale = vdiff / 255`` and ``offset = vmin + scale / 2``.
+``offset + scale * c`` with ``scale = vdiff / 255`` and ``offset = vmin + scale / 2``; SQ4 has 15 for 255 and the even
+dimension in the low half of a byte, as our packed codes have.
 """
 
 from __future__ import annotations
@@ -78,9 +79,9 @@ def existing_quantizer(index: Any, metric: str) -> Quantizer:
 
 
 def stored_codes(index: Any) -> npt.NDArray[np.uint8]:
-    """Return the codes ``(n, d)`` of an ``IndexScalarQuantizer`` or ``IndexHNSWSQ`` of 8 bits, as a view."""
+    """Return the codes ``(n, code_size)`` of an ``IndexScalarQuantizer`` or ``IndexHNSWSQ``, as a view."""
     storage: Any = faiss.downcast_index(index.storage) if isinstance(index, faiss.IndexHNSW) else index
-    codes: npt.NDArray[np.uint8] = view(storage.codes).reshape(storage.ntotal, storage.d)
+    codes: npt.NDArray[np.uint8] = view(storage.codes).reshape(storage.ntotal, storage.code_size)
     return codes
 
 
@@ -91,7 +92,7 @@ def graph_arrays(hnsw: Any) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int3
 
 def scalar_quantizer_index(original: Any, quantizer: Quantizer, codes: npt.NDArray[np.uint8]) -> Any:
     """Return a stock ``IndexScalarQuantizer``, or ``IndexHNSWSQ`` with the original's graph, that holds ``codes``."""
-    kind: Any = faiss.ScalarQuantizer.QT_8bit_uniform if quantizer.is_uniform else faiss.ScalarQuantizer.QT_8bit
+    kind: Any = getattr(faiss.ScalarQuantizer, f"QT_{quantizer.bits}bit{'_uniform' * quantizer.is_uniform}")
     made: Any
     if isinstance(original, faiss.IndexHNSW):
         made = faiss.IndexHNSWSQ(original.d, kind, 32, original.metric_type)
@@ -116,6 +117,6 @@ def set_ranges(storage: Any, quantizer: Quantizer) -> None:
     """Make an SQ index, flat or of inverted lists, decode as ``quantizer`` does."""
     size = 1 if quantizer.is_uniform else quantizer.dim
     scale = quantizer.scale[:size].astype(np.float64)
-    vmin, vdiff = quantizer.offset[:size] - scale / 2, scale * 255
+    vmin, vdiff = quantizer.offset[:size] - scale / 2, scale * (2**quantizer.bits - 1)
     faiss.copy_array_to_vector(np.concatenate([vmin, vdiff]).astype(np.float32), storage.sq.trained)
     storage.is_trained = True

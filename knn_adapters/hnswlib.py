@@ -18,6 +18,7 @@ from knn_adapters._validation import as_queries, check_k, number_error
 from knn_adapters.evaluation import IndexStats
 from knn_adapters.hnswlib_state import HnswState
 from knn_adapters.recall import normalised
+from knn_adapters.second_level import SecondLevel
 from knn_adapters.wrapping import WrapOptions
 from mp_plugins import UnsupportedError, missing_dependency
 
@@ -52,11 +53,12 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
         quantizer = options.train_quantizer(state.space, state.vectors)
         scale, offset, metric = quantizer.scale, quantizer.offset, quantizer.core_metric
         codes = quantizer.encode(state.vectors)
-        norms = _core.squared_norms(codes, scale, offset) if metric == "l2" else None
+        norms = _core.squared_norms(codes, scale, offset, quantizer.bits) if metric == "l2" else None
         self._searcher = _core.PackedGraphSearcher(
             codes, norms, state.level0, state.element_levels, state.link_lists, state.settings["M"],
-            state.entry_point, state.max_level, scale, offset, metric,
+            state.entry_point, state.max_level, scale, offset, metric, bits=quantizer.bits,
         )  # fmt: skip
+        self._second_level = SecondLevel.of(quantizer, state.vectors, codes, self._searcher)
         self._quantizer = quantizer
         self._labels = state.labels
         self._settings = state.settings
@@ -149,6 +151,7 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
 
     def _stats(self) -> IndexStats:
         count, quantizer = len(self._labels), self._quantizer
+        second_bytes = self._second_level.nbytes if self._second_level else 0
         other = self._labels.nbytes + quantizer.scale.nbytes + quantizer.offset.nbytes
         return IndexStats(
             kind="hnswlib.Index",
@@ -158,7 +161,7 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
             bits=quantizer.bits,
             clip=quantizer.clip,
             simd_level=_core.simd_level(),
-            codes_bytes=self._searcher.nbytes_codes / count,
+            codes_bytes=(self._searcher.nbytes_codes + second_bytes) / count,
             graph_bytes=self._searcher.nbytes_graph / count,
             other_bytes=other / count,
             original_bytes=self._original_bytes / count,
@@ -166,7 +169,8 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
 
     def _vectors(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         codes = self._searcher.codes(np.arange(len(self._labels), dtype=np.int64))
-        return self._labels.astype(np.int64), self._quantizer.decode(codes)
+        residuals = (self._second_level.residuals,) if self._second_level else ()
+        return self._labels.astype(np.int64), self._quantizer.decode(codes, *residuals)
 
 
 reject_methods(Index, hnswlib.Index)

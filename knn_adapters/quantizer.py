@@ -1,4 +1,4 @@
-"""The quantizer: float vectors to 8-bit codes whose distances keep the order of neighbours."""
+"""The quantizer: float vectors to 8-bit or 4-bit codes whose distances keep the order of neighbours."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from knn_adapters import _core, quantizer_file
 from knn_adapters._validation import as_vectors, check_choice, number_error
 from knn_adapters.calibration import choose_clip
 from knn_adapters.recall import normalised
-from mp_plugins import UnsupportedError, argument_error
+from mp_plugins import argument_error
 
 __all__ = ["METRICS", "Quantizer"]
 
@@ -20,7 +20,7 @@ METRICS = ("l2", "ip", "cosine")
 
 
 class Quantizer:
-    """Affine scalar quantizer, per dimension or uniform: ``x_i ~ offset_i + scale_i * code_i`` with codes 0..255.
+    """Affine scalar quantizer, per dimension or uniform: ``x_i ~ offset_i + scale_i * code_i``, codes 0..255 or 0..15.
 
     A metric of its own decides about the range that the codes cover: :meth:`train` tries several on a sample and keeps
     the one whose quantized distances give the neighbours that exact distances give. ``"cosine"`` normalises vectors
@@ -28,24 +28,26 @@ class Quantizer:
 
     Args:
         metric: ``"l2"``, ``"ip"`` or ``"cosine"``.
-        bits: bits per dimension; 8 in this release.
+        bits: bits per dimension, 8 or 4; codes of 4 bits are packed, two dimensions a byte.
         seed: picks the calibration sample; equal seeds and vectors give equal quantizers.
+        residual: whether what the codes leave over gets 8 bits of its own, see :meth:`encode_residuals`.
 
     Raises:
-        ArgumentError: an unknown metric, or bits that no release knows.
-        UnsupportedError: 4 bits, not yet supported.
+        ArgumentError: an unknown metric, or bits that are neither 8 nor 4.
 
     Example:
         >>> quantizer = Quantizer("cosine").train(vectors)
         >>> codes = quantizer.encode(vectors)
     """
 
-    def __init__(self, metric: str = "l2", *, bits: int = 8, seed: int = 0) -> None:
+    def __init__(self, metric: str = "l2", *, bits: int = 8, seed: int = 0, residual: bool = False) -> None:
         self.metric = check_choice("metric", metric, METRICS)
         self.bits = check_bits(bits)
         self.seed = seed
+        self.residual = residual
         self._affine: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None = None
         self._clip = ""
+        self._span = 0.0
 
     def train(self, vectors: npt.ArrayLike) -> Quantizer:
         """Pick scale and offset from ``vectors`` ``(n, d)``; a sample of them is used, so n may be large.
@@ -57,35 +59,53 @@ class Quantizer:
             ArgumentError: empty, not a matrix of numbers, or holding NaN or infinity.
         """
         checked = self._prepared(as_vectors("vectors", vectors))
-        clip = choose_clip(checked, self.core_metric, self.seed)
-        self._affine, self._clip = clip.affine(), clip.name
+        clip = choose_clip(checked, self.core_metric, self.seed, self.bits, residual=self.residual)
+        self._affine, self._clip, self._span = clip.affine(), clip.name, clip.span
         return self
 
     def encode(self, vectors: npt.ArrayLike) -> npt.NDArray[np.uint8]:
         """Return the codes ``(n, d)`` of ``vectors`` ``(n, d)``; values beyond the range take its nearest end.
 
+        Codes of 4 bits are ``(n, (d + 1) // 2)``, the even dimension in the low half of a byte.
+
         Raises:
             ArgumentError: not trained, another dimension than in training, or NaN or infinity.
         """
         scale, offset = self._trained()
-        return _core.encode(self._prepared(as_vectors("vectors", vectors, dim=len(scale))), scale, offset)
+        return _core.encode(self._prepared(as_vectors("vectors", vectors, dim=len(scale))), scale, offset, self.bits)
 
-    def decode(self, codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Return ``offset + scale * code``, ``(n, d)``, for ``codes`` ``(n, d)`` of dtype ``uint8``.
+    def encode_residuals(self, vectors: npt.ArrayLike, codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Return what ``codes``, those of ``vectors``, leave over, ``(n, d)`` in bytes.
+
+        A residual r stands for ``scale * span / 255 * (r - 127.5)``, to be added to what the code stands for.
+
+        Raises:
+            ArgumentError: made without ``residual=True``, not trained, or arguments that don't fit each other.
+        """
+        scale, offset = self._trained()
+        if not self.residual:
+            raise argument_error("quantizer", "must have a residual level", repr(self), "make it with residual=True")
+        prepared = self._prepared(as_vectors("vectors", vectors, dim=len(scale)))
+        received = self._checked_codes(codes)
+        if len(received) != len(prepared):
+            raise argument_error("codes", f"must have {len(prepared)} rows", len(received), "pass those of `vectors`")
+        return _core.encode_residuals(prepared, received, scale, offset, self._span, self.bits)
+
+    def decode(
+        self, codes: npt.NDArray[np.uint8], residuals: npt.NDArray[np.uint8] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Return ``offset + scale * code``, ``(n, d)``, for ``codes`` that :meth:`encode` returned.
+
+        With ``residuals`` (those of :meth:`encode_residuals`) what they stand for is added.
 
         Raises:
             ArgumentError: not trained, another dtype, or another dimension than in training.
         """
         scale, offset = self._trained()
-        received = np.asarray(codes)
-        if received.dtype != np.uint8 or received.ndim != 2 or received.shape[1] != len(scale):
-            raise argument_error(
-                "codes",
-                f"must be uint8 of shape (n, {len(scale)})",
-                f"{received.dtype} of shape {received.shape}",
-                "pass what encode() returned",
-            )
-        return _core.decode(np.ascontiguousarray(received), scale, offset)
+        received = self._checked_codes(codes)
+        if residuals is None:
+            return _core.decode(received, scale, offset, self.bits)
+        return _core.decode_residuals(residuals, received, scale, offset, self._span, self.bits)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the trained quantizer to ``path``, in the format of :mod:`knn_adapters.quantizer_file`.
@@ -96,6 +116,8 @@ class Quantizer:
         """
         scale, offset = self._trained()
         fields = {"metric": self.metric, "bits": self.bits, "seed": self.seed, "clip": self._clip}
+        if self.residual:
+            fields["span"] = self._span
         quantizer_file.write(path, fields, scale, offset)
 
     @classmethod
@@ -123,8 +145,9 @@ class Quantizer:
             OSError: the file cannot be read.
         """
         fields, scale, offset = quantizer_file.read(path)
-        quantizer = cls(fields["metric"], bits=fields["bits"], seed=fields["seed"])
+        quantizer = cls(fields["metric"], bits=fields["bits"], seed=fields["seed"], residual="span" in fields)
         quantizer._affine, quantizer._clip = (scale, offset), fields["clip"]
+        quantizer._span = fields.get("span", 0.0)
         return quantizer
 
     @property
@@ -154,6 +177,12 @@ class Quantizer:
         return self._clip
 
     @property
+    def span(self) -> float:
+        """Steps that residuals cover: 1 is what rounding leaves, more keeps what clipping cuts off; 0 without them."""
+        self._trained()
+        return self._span
+
+    @property
     def is_uniform(self) -> bool:
         """Whether all dimensions share one scale and one offset."""
         scale, offset = self._trained()
@@ -171,6 +200,19 @@ class Quantizer:
     def _prepared(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         return normalised(vectors) if self.metric == "cosine" else vectors
 
+    def _checked_codes(self, codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        dim = len(self._trained()[0])
+        width = dim if self.bits == 8 else (dim + 1) // 2
+        received = np.asarray(codes)
+        if received.dtype != np.uint8 or received.ndim != 2 or received.shape[1] != width:
+            raise argument_error(
+                "codes",
+                f"must be uint8 of shape (n, {width})",
+                f"{received.dtype} of shape {received.shape}",
+                "pass what encode() returned",
+            )
+        return np.ascontiguousarray(received)
+
     def _trained(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         if self._affine is None:
             raise argument_error("quantizer", "must be trained", "an untrained one", "call train(vectors) first")
@@ -181,8 +223,6 @@ def check_bits(bits: Any) -> int:
     """Return ``bits`` if this release can encode with so many."""
     if isinstance(bits, bool) or not isinstance(bits, (int, np.integer)):
         raise number_error("bits", bits)
-    if bits == 4:
-        raise UnsupportedError("`bits` of 4 is not yet supported: use bits=8")
-    if bits != 8:
-        raise argument_error("bits", "must be 8", bits, "use bits=8")
+    if bits not in (8, 4):
+        raise argument_error("bits", "must be 8 or 4", bits, "use bits=8")
     return int(bits)

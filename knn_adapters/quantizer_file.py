@@ -2,7 +2,8 @@
 
 Version 1 holds: ``magic`` (the text ``magic-pyramid-quantizer``), ``version`` (int), ``scale`` and ``offset``
 (``float32``, ``(d,)``), ``fields`` (JSON text: metric, bits, seed, clip) and ``crc32`` (int; over the bytes of fields,
-scale and offset in this order, little-endian).
+scale and offset in this order, little-endian). Version 2 may hold 4 bits and the field span, of a residual level; what
+version 1 can hold is written as version 1, so that earlier releases read it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from mp_plugins import ArgumentError, argument_error
 __all__ = ["read", "write"]
 
 _MAGIC = "magic-pyramid-quantizer"
-_VERSION = 1
+_VERSION = 2  # the latest
 _Floats = npt.NDArray[np.float32]
 
 
@@ -36,7 +37,7 @@ def write(path: str | os.PathLike[str], fields: dict[str, Any], scale: _Floats, 
             np.savez(
                 file,
                 magic=np.array(_MAGIC),
-                version=np.array(_VERSION),
+                version=np.array(_VERSION if fields["bits"] != 8 or "span" in fields else 1),
                 fields=np.array(text),
                 scale=scale.astype("<f4"),
                 offset=offset.astype("<f4"),

@@ -39,10 +39,20 @@ class WrapOptions:
 
     def train_quantizer(self, metric: str, vectors: npt.NDArray[np.float32]) -> Any:
         """Return a quantizer for ``metric``, trained on the calibration vectors or, without them, on ``vectors``."""
-        quantizer = self.quantizer(metric, bits=self.bits)
+        quantizer = self._made_quantizer(metric)
         if self.calibration is None:
             return quantizer.train(vectors)
         return quantizer.train(as_vectors("calibration", self.calibration, dim=vectors.shape[1]))
+
+    def _made_quantizer(self, metric: str) -> Any:
+        if self.rescore != "residual":
+            return self.quantizer(metric, bits=self.bits)
+        if not issubclass(self.quantizer, Quantizer):
+            raise UnsupportedError(
+                f"`rescore` of 'residual' is not supported by the quantizer {self.quantizer.__name__}: "
+                "use quantizer='scalar' or rescore='none'"
+            )
+        return self.quantizer(metric, bits=self.bits, residual=True)
 
 
 class IndexAdapter(ABC):
@@ -107,8 +117,10 @@ def wrap(
             or a built ``annoy.AnnoyIndex`` (angular, euclidean, dot) that holds at least one vector; or a
             ``faiss.IndexScalarQuantizer``, ``IndexHNSWSQ`` or ``IndexIVFScalarQuantizer`` of 8 bits, whose codes are
             searched as they are.
-        bits: bits per dimension; 8 in this release.
-        rescore: ``"none"``; ``"residual"`` and ``"original"`` are not yet supported.
+        bits: bits per dimension, 8 or 4.
+        rescore: what the last candidates are compared by: ``"none"``, their codes; ``"residual"``, their codes and 8
+            bits a dimension of what the codes leave over, which costs as many bytes; ``"original"`` is not yet
+            supported.
         calibration: vectors ``(m, d)`` to pick the clip range from; the index's own by default.
         quantizer: name of a registered quantizer.
 
@@ -148,6 +160,6 @@ def find_adapter(index: object) -> IndexAdapter:
 
 
 def _checked_rescore(rescore: str) -> str:
-    if check_choice("rescore", rescore, RESCORE_MODES) != "none":
-        raise UnsupportedError(f"`rescore` of {rescore!r} is not yet supported: use rescore='none'")
+    if check_choice("rescore", rescore, RESCORE_MODES) == "original":
+        raise UnsupportedError("`rescore` of 'original' is not yet supported: use rescore='residual' or 'none'")
     return rescore

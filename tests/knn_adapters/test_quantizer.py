@@ -144,9 +144,9 @@ def test_a_later_version_is_refused(tmp_path, small):
     path = tmp_path / "quantizer.npz"
     Quantizer().train(small).save(path)
     with np.load(path) as archive:
-        content = {name: archive[name] for name in archive.files} | {"version": np.array(2)}
+        content = {name: archive[name] for name in archive.files} | {"version": np.array(3)}
     np.savez(path, **content)
-    with pytest.raises(mp_plugins.ArgumentError, match="version 1 or earlier, got 2"):
+    with pytest.raises(mp_plugins.ArgumentError, match="version 2 or earlier, got 3"):
         Quantizer.load(path)
 
 
@@ -154,7 +154,13 @@ def test_a_later_version_is_refused(tmp_path, small):
     ("call", "message"),
     [
         (lambda: Quantizer("hamming"), "`metric` must be one of l2, ip, cosine, got 'hamming'"),
-        (lambda: Quantizer(bits=3), "`bits` must be 8, got 3"),
+        (lambda: Quantizer(bits=3), "`bits` must be 8 or 4, got 3"),
+        (lambda: Quantizer().train([[1.0]]).encode_residuals([[1.0]], [[0]]), "must have a residual level"),
+        (
+            lambda: Quantizer(residual=True).train([[1.0]]).encode_residuals([[1.0]], np.zeros((2, 1), np.uint8)),
+            "`codes` must have 1 rows, got 2",
+        ),
+        (lambda: Quantizer(bits=4).train([[1.0] * 3]).decode(np.zeros((1, 3), np.uint8)), r"of shape \(n, 2\)"),
         (lambda: Quantizer(bits="8"), "`bits` must be an integer"),
         (lambda: Quantizer().train(np.zeros((0, 4))), "`vectors` must be a matrix of at least one vector"),
         (lambda: Quantizer().train(np.zeros(4)), "shape \\(4,\\)"),
@@ -174,9 +180,48 @@ def test_bad_input_is_named(call, message):
         call()
 
 
-def test_four_bits_are_not_yet_supported():
-    with pytest.raises(NotImplementedError, match="not yet supported"):
-        Quantizer(bits=4)
+@pytest.mark.parametrize("metric", METRICS)
+def test_four_bits_and_a_residual_level(vectors, queries, metric):
+    """Two dimensions a byte; what that loses, the residual level gives back."""
+    plain = Quantizer(metric, bits=4).train(vectors)
+    assert plain.encode(vectors).shape == (len(vectors), (vectors.shape[1] + 1) // 2)
+    quantizer = Quantizer(metric, bits=4, residual=True).train(vectors)
+    codes = quantizer.encode(vectors)
+    residuals = quantizer.encode_residuals(vectors, codes)
+    true_ids = exact_neighbours(vectors, queries, 10, metric)
+    recalls = [
+        recall_at_k(exact_neighbours(decoded, queries, 10, metric), true_ids, 10)
+        for decoded in (plain.decode(plain.encode(vectors)), quantizer.decode(codes, residuals))
+    ]
+    assert recalls[0] > 0.5
+    assert recalls[1] > 0.98
+
+
+def test_four_bits_clip_more_than_eight(vectors):
+    """Fewer codes are worth more clipping: the steps are not 17 times as wide."""
+    ratio = np.median(Quantizer("l2", bits=4).train(vectors).scale) / np.median(Quantizer("l2").train(vectors).scale)
+    assert 4 < ratio < 17
+
+
+def test_small_whole_numbers_fit_four_bits():
+    data = np.random.default_rng(0).integers(-3, 13, (400, 15)).astype(np.float32)
+    quantizer = Quantizer("l2", bits=4).train(data)
+    assert quantizer.clip == "whole numbers"
+    np.testing.assert_array_equal(quantizer.decode(quantizer.encode(data)), data)
+
+
+@pytest.mark.parametrize(("bits", "residual", "version"), [(8, False, 1), (8, True, 2), (4, False, 2), (4, True, 2)])
+def test_the_file_has_the_earliest_version_that_holds_it(tmp_path, small, bits, residual, version):
+    quantizer = Quantizer("l2", bits=bits, residual=residual).train(small)
+    quantizer.save(tmp_path / "quantizer")
+    with np.load(tmp_path / "quantizer") as archive:
+        assert archive["version"] == version
+    loaded = Quantizer.load(tmp_path / "quantizer")
+    assert (loaded.bits, loaded.residual, loaded.span) == (bits, residual, quantizer.span)
+    codes = loaded.encode(small)
+    np.testing.assert_array_equal(codes, quantizer.encode(small))
+    if residual:
+        np.testing.assert_array_equal(loaded.encode_residuals(small, codes), quantizer.encode_residuals(small, codes))
 
 
 def test_a_failed_training_leaves_the_quantizer_as_it_was(small):

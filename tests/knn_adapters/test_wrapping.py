@@ -11,6 +11,7 @@ import knn_adapters
 import mp_plugins
 from knn_adapters import IndexAdapter, Quantizer, wrapping
 from knn_adapters._unsupported import public_methods
+from knn_adapters.recall import exact_neighbours, recall_at_k
 
 SUPPORTED = {
     "hnswlib": {"knn_query", "set_ef", "set_num_threads", "get_current_count", "get_max_elements", "get_ids_list"},
@@ -64,10 +65,8 @@ def test_other_objects_are_refused_with_what_is_supported(index):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"bits": 4}, NotImplementedError, "`bits` of 4 is not yet supported"),
-        ({"bits": 0}, ValueError, "`bits` must be 8, got 0"),
+        ({"bits": 0}, ValueError, "`bits` must be 8 or 4, got 0"),
         ({"bits": True}, ValueError, "`bits` must be an integer, got True"),
-        ({"rescore": "residual"}, NotImplementedError, "`rescore` of 'residual' is not yet supported"),
         ({"rescore": "original"}, NotImplementedError, "`rescore` of 'original' is not yet supported"),
         ({"rescore": "twice"}, ValueError, "`rescore` must be one of none, residual, original, got 'twice'"),
         ({"calibration": np.zeros((0, 24))}, ValueError, "`calibration` must be a matrix of at least one vector"),
@@ -96,6 +95,38 @@ def test_the_range_comes_from_the_calibration_vectors(build, small, library):
     if library != "annoy":  # angular ranges don't depend on lengths
         assert wrapped._quantizer.scale.mean() > 2 * usual._quantizer.scale.mean()
     assert knn_adapters.stats(wrapped).n_vectors == len(small)
+
+
+@pytest.mark.parametrize("rescore", ["none", "residual"])
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(("library", "kind", "library_class"), CLASSES)
+def test_bits_and_rescoring(build, vectors, queries, library, kind, library_class, bits, rescore):
+    original = build[library](vectors[:1500], kind)
+    wrapped = knn_adapters.wrap(original, bits=bits, rescore=rescore)
+    assert isinstance(wrapped, library_class)
+    adapter = wrapping.find_adapter(wrapped)
+    ids, held = adapter.vectors(original)
+    true_ids = ids[exact_neighbours(held, queries, 10, adapter.metric(original))]
+    found, before = (recall_at_k(adapter.search(index, queries, 10), true_ids, 10) for index in (wrapped, original))
+    # A graph whose pool holds 16 candidates, FAISS' default, has few for the residual level to choose from.
+    loss = {(8, "none"): 0.05, (8, "residual"): 0.02, (4, "none"): 0.5, (4, "residual"): 0.2}
+    assert found > before - loss[bits, rescore]
+    if rescore == "residual":  # both levels are what a wrapped index says that it holds
+        _, kept = adapter.vectors(wrapped)
+        _, kept_by_8_bits = adapter.vectors(knn_adapters.wrap(original))
+        norm = np.linalg.norm
+        scaled = held / norm(held, axis=1, keepdims=True) if adapter.metric(original) == "cosine" else held
+        assert norm(kept - scaled) < norm(kept_by_8_bits - scaled)
+    figures, width = knn_adapters.stats(wrapped), vectors.shape[1]
+    least = (width if bits == 8 else (width + 1) // 2) + width * (rescore == "residual")
+    assert figures.bits == bits
+    assert least <= figures.codes_bytes < least + 72
+
+
+def test_a_residual_level_needs_a_quantizer_that_has_one(small):
+    options = wrapping.WrapOptions(rescore="residual", quantizer=dict)
+    with pytest.raises(mp_plugins.UnsupportedError, match="'residual' is not supported by the quantizer dict"):
+        options.train_quantizer("l2", small)
 
 
 class ListAdapter(IndexAdapter):
