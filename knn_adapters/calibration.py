@@ -28,6 +28,7 @@ _QUANTILES = (0.9999, 0.999, 0.99)
 _SIGMAS = {8: (3.0, 4.0, 5.0), 4: (2.0, 2.5, 3.0, 4.0)}  # by bits: fewer codes are worth more clipping
 _SPANS = (1.0, 2.0, 4.0, 8.0)  # steps that the residual level may cover
 _SPAN_ROWS = 512
+_COARSE_CANDIDATES = 300  # that a search over 4-bit codes rescores for 10 neighbours
 
 _Floats = npt.NDArray[np.float32]
 _Doubles = npt.NDArray[np.float64]
@@ -74,7 +75,7 @@ def choose_clip(vectors: _Floats, metric: str, seed: int, bits: int = 8, *, resi
     candidates = list(_candidates(vectors, sample, bits))
     if residual:
         candidates = [_with_span(candidate, sample[:_SPAN_ROWS]) for candidate in candidates]
-    trial = _Trial.of_sample(_sample_rows(sample, _BASE_ROWS + _QUERY_ROWS, rng), metric)
+    trial = _Trial.of_sample(_sample_rows(sample, _BASE_ROWS + _QUERY_ROWS, rng), metric, len(vectors))
     if trial is None:
         return candidates[0]
     scores = [trial.score(candidate) for candidate in candidates]
@@ -92,15 +93,16 @@ class _Trial:
     queries: _Floats
     true_ids: npt.NDArray[np.int64]
     metric: str
+    n: int
 
     @classmethod
-    def of_sample(cls, sample: _Floats, metric: str) -> _Trial | None:
-        """Split ``sample``; None when it is too small to tell candidates apart."""
+    def of_sample(cls, sample: _Floats, metric: str, n: int) -> _Trial | None:
+        """Split ``sample``, taken of n vectors; None when it is too small to tell candidates apart."""
         n_queries = min(_QUERY_ROWS, len(sample) // 4)
         if n_queries < 1 or len(sample) - n_queries <= _NEIGHBOURS:
             return None
         queries, base = sample[:n_queries], np.ascontiguousarray(sample[n_queries:])
-        return cls(base, queries, exact_neighbours(base, queries, _NEIGHBOURS, metric), metric)
+        return cls(base, queries, exact_neighbours(base, queries, _NEIGHBOURS, metric), metric, n)
 
     def score(self, clip: Clip) -> tuple[float, float]:
         """Return ``(recall@10, mean squared error)`` of the codes that ``clip`` gives."""
@@ -110,13 +112,25 @@ class _Trial:
         norms = _core.squared_norms(codes, scale, offset, clip.bits) if l2 else None
         searcher = _core.FlatSearcher(codes, norms, scale, offset, self.metric, bits=clip.bits)
         decoded = _core.decode(codes, scale, offset, clip.bits)
+        reached = 1.0
         if clip.span:
+            reached = self._share_reached(searcher) if clip.bits == 4 else 1.0
             how = (codes, scale, offset, clip.span, clip.bits)
             residuals = _core.encode_residuals(self.base, *how)
             searcher.add_residuals(residuals, _core.residual_norms(residuals, *how) if l2 else None, clip.span)
             decoded = _core.decode_residuals(residuals, *how)
         _, found = searcher.search(self.queries, _NEIGHBOURS, num_threads=1)
-        return recall_at_k(found, self.true_ids, _NEIGHBOURS), _mean_square(self.base - decoded)
+        return reached * recall_at_k(found, self.true_ids, _NEIGHBOURS), _mean_square(self.base - decoded)
+
+    def _share_reached(self, searcher: _core.FlatSearcher) -> float:
+        """Return the share of neighbours that are among the first level's candidates in a search of all vectors.
+
+        The trial's base is smaller, so as many candidates would be too large a part of it: they shrink with it.
+        """
+        count = int(np.ceil(_COARSE_CANDIDATES * len(self.base) / max(self.n, len(self.base))))
+        _, candidates = searcher.search(self.queries, max(count, _NEIGHBOURS), num_threads=1)
+        reached = (self.true_ids[:, :, np.newaxis] == candidates[:, np.newaxis, :]).any(axis=2)
+        return float(reached.mean())
 
 
 def _mean_square(errors: _Floats) -> float:
