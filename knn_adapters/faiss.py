@@ -17,6 +17,7 @@ from knn_adapters import _core
 from knn_adapters._unsupported import protect_properties, reject_methods, unsupported
 from knn_adapters._validation import as_queries, check_k
 from knn_adapters.evaluation import IndexStats
+from knn_adapters.faiss_arguments import check_8_bits, check_output, delivered
 from knn_adapters.second_level import SecondLevel
 from knn_adapters.wrapping import WrapOptions
 from mp_plugins import UnsupportedError, argument_error, missing_dependency
@@ -65,7 +66,7 @@ class _QuantizedIndex:
         metric = storage.metric_name(original)
         codes: Any = None
         if issubclass(cls, _CODED) or isinstance(original, faiss.IndexIVF):
-            _check_8_bits(original, options)
+            check_8_bits(original, options)
         if issubclass(cls, _CODED):
             if options.calibration is not None:
                 raise argument_error("calibration", "must be left out", "vectors", "codes that exist keep their range")
@@ -145,8 +146,8 @@ class _QuantizedIndex:
         if numeric_type is not None and numeric_type != getattr(faiss, "Float32", None):
             raise unsupported("search(numeric_type=...) other than Float32")
         queries, count = as_queries("x", x, self.d, single=False), check_k("k", k)
-        _check_output("D", D, (len(queries), count), np.float32)
-        _check_output("I", I, (len(queries), count), np.int64)
+        check_output("D", D, (len(queries), count), np.float32)
+        check_output("I", I, (len(queries), count), np.int64)
         threads = 1 if len(queries) == 1 else faiss.omp_get_max_threads()
         if self._lists is not None:
             distances, ids = self._lists.search(queries, count, self.nprobe, num_threads=threads)
@@ -157,7 +158,7 @@ class _QuantizedIndex:
             distances, ids = self._searcher.search(queries, count, breadth, num_threads=threads)
         if (ids[:, -1] < 0).any():
             distances[ids < 0] = _FLOAT_MAX if self.metric_type == faiss.METRIC_L2 else -_FLOAT_MAX
-        return _delivered(distances, D), _delivered(ids, I)
+        return delivered(distances, D), delivered(ids, I)
 
     def __repr__(self: Any) -> str:
         return f"<knn_adapters.faiss.{type(self).__name__} d={self.d} ntotal={self.ntotal} bits={self._quantizer.bits}>"
@@ -292,25 +293,3 @@ def held_vectors(index: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floa
     else:
         vectors = storage.flat_vectors(index)
     return np.arange(len(vectors), dtype=np.int64), vectors
-
-
-def _check_8_bits(original: Any, options: WrapOptions) -> None:
-    if options.bits != 8 or options.rescore != "none":
-        raise UnsupportedError(
-            f"a FAISS {type(original).__name__} with bits={options.bits}, rescore={options.rescore!r} is not yet "
-            "supported: use bits=8 and rescore='none'"
-        )
-
-
-def _check_output(name: str, array: npt.NDArray[Any] | None, shape: tuple[int, int], dtype: type) -> None:
-    if array is not None and (array.shape != shape or array.dtype != dtype):
-        raise argument_error(
-            name, f"must be {dtype.__name__} of shape {shape}", f"{array.dtype} of shape {array.shape}", "leave it out"
-        )
-
-
-def _delivered(values: npt.NDArray[Any], target: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
-    if target is None:
-        return values
-    target[...] = values
-    return target
