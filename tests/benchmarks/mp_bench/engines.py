@@ -145,7 +145,7 @@ class AnnoyForest(Engine):
     """Annoy with 20 trees; its size is that of its file."""
 
     package = "annoy"
-    efforts = (500, 1000, 2000, 4000, 8000, 16_000, 32_000)
+    efforts = (500, 1000, 2000, 4000, 8000, 16_000, 32_000, 64_000)
     has_batch = False
 
     def build(self, base: _Floats) -> None:
