@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from typing import Any
 
 import mp_plugins
@@ -75,11 +74,5 @@ def mp_register_diagnostics(registry: mp_plugins.Registry[Callable[[], Mapping[s
 
 
 def _versions() -> dict[str, str]:
-    return {library: _version(library) for library in _LIBRARIES}
-
-
-def _version(library: str) -> str:
-    try:
-        return metadata.version(library)
-    except metadata.PackageNotFoundError:
-        return "not installed: pip install 'magic-pyramid[hf]'"
+    missing = "not installed: pip install 'magic-pyramid[hf]'"
+    return {library: mp_plugins.installed_version(library, otherwise=missing) for library in _LIBRARIES}

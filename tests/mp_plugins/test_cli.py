@@ -96,7 +96,7 @@ def test_doctor_says_which_extra_brings_what_is_missing(monkeypatch, capsys):
     def absent(distribution):
         raise PackageNotFoundError(distribution)
 
-    monkeypatch.setattr("mp_plugins.plugin.version", absent)
+    monkeypatch.setattr("mp_plugins.diagnostics.version", absent)
     assert cli.main(["doctor"]) == 0
     assert "missing: pip install 'magic-pyramid[demo]' to run the demo" in capsys.readouterr().out
 
