@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from hf_integration.recipe import RECIPE, StageReport, run_stages
     from hf_integration.registration import attach, detach, install, register, uninstall
+    from hf_integration.speed_budget import OperatingPoint
     from hf_integration.token_pruning import AttentionPruner, TokenPruner
     from hf_integration.training import MagicPyramidTrainer
 
@@ -55,6 +56,7 @@ __all__ = [
     "MagicPyramidTokenClassifierOutput",
     "MagicPyramidTrainer",
     "ModelFamily",
+    "OperatingPoint",
     "RobertaFamily",
     "StageReport",
     "TokenPruner",
@@ -75,6 +77,7 @@ _MODULES = (
     "families",
     "flops",
     "outputs",
+    "speed_budget",
     "token_pruning",
     "modeling_magic_pyramid",
     "modeling_token_level",

@@ -5,22 +5,28 @@ from __future__ import annotations
 import copy
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_integration.batching import as_batches
 from hf_integration.configuration_magic_pyramid import MagicPyramidConfig, config_class, family_of, speed_settings
 from hf_integration.early_exit import InternalClassifier
 from hf_integration.families import ModelFamily
 from hf_integration.inputs import BatchInputs
 from hf_integration.layouts import Layout
+from hf_integration.speed_budget import OperatingPoint, SpeedTable, measure_speed
 from hf_integration.token_pruning import TokenPruner
-from mp_plugins import UnsupportedError, create_plugin_manager, load_registry
+from mp_plugins import UnsupportedError, argument_error, create_plugin_manager, load_registry
 
 __all__ = ["PyramidModel", "keep_changes", "model_class", "share_modules"]
+
+
+# What `set_budget` tries, from slowest to fastest; closer together where uncertainties of trained classifiers crowd.
+_LEVELS = (0.0, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 
 
 class PyramidModel(PreTrainedModel):
@@ -106,10 +112,92 @@ class PyramidModel(PreTrainedModel):
         Raises:
             mp_plugins.ArgumentError: a value is out of range. The model is left as it was.
         """
-        changes: dict[str, Any] = {"speed": speed if keep_threshold is None else None}
-        if speed is not None:
-            changes["keep_scale"] = speed_settings(speed)["keep_scale"]
-        self._change({**changes, **keep_changes(keep_threshold)})
+        changes: dict[str, Any] = {"speed": None} if speed is None else self._knob_changes("speed", speed)
+        if keep_threshold is not None:
+            changes = {**changes, **keep_changes(keep_threshold), "speed": None}
+        self._change(changes)
+
+    def set_budget(
+        self,
+        *,
+        ms: float | None = None,
+        flops: float | None = None,
+        data: Any = None,
+        knob: Literal["speed", "exit_threshold", "keep_scale"] = "speed",
+        batch_size: int = 1,
+        data_collator: Callable[[list[Any]], Mapping[str, Any]] | None = None,
+    ) -> OperatingPoint:
+        """Choose the most accurate setting that stays within a budget; it is saved with the model, as with `set_speed`.
+
+        With ``data`` every setting of the knob is measured, in four passes over them each, and the measurement is
+        saved too (``config.speed_table``), so that later budgets need no data. Where the data have class labels, the
+        setting with the highest accuracy on them is chosen, otherwise the slowest one within the budget.
+
+        Args:
+            ms: milliseconds of one call with a batch like those of ``data``, on this device with these threads.
+            flops: floating-point operations of one text like those of ``data``; see :mod:`hf_integration.flops`.
+            data: a batch, a :class:`torch.utils.data.DataLoader` of whole batches, or tokenised rows; ``None`` takes
+                the last measurement.
+            knob: what is varied: the knob of ``set_speed``, or one of its two parts while the other stays.
+            batch_size: for rows; 1 makes ``ms`` the latency of one text.
+            data_collator: makes a batch of a list of rows; pads by default.
+
+        Returns:
+            What was chosen, and what it took.
+
+        Raises:
+            mp_plugins.ArgumentError: no setting is within the budget, the arguments do not go together, or there is no
+                measurement that holds. The model is left as it was.
+
+        Example:
+            >>> model.set_budget(ms=20, data=rows).accuracy  # doctest: +SKIP
+            >>> model.set_budget(ms=10)  # doctest: +SKIP
+        """
+        argument, limit = _one_budget(ms, flops)
+        if data is None:
+            if self.config.speed_table is None:
+                raise argument_error(
+                    "data", "must be given where no speed was measured yet", None, "pass a batch or tokenised rows"
+                )
+            table = SpeedTable.read(self.config.speed_table)
+            table.require_valid(self, timed=argument == "ms")
+        else:
+            table = self._measured(data, knob, batch_size, data_collator)
+        point = table.best(argument, limit)
+        self._change({**point.settings, "speed_table": table.stored()})
+        return point
+
+    def _knob_changes(self, knob: str, level: float) -> dict[str, Any]:
+        """Return what changes in the configuration when ``knob`` is set to ``level``. A hook for subclasses."""
+        if knob not in ("speed", "keep_scale"):
+            raise argument_error(
+                "knob", "must be 'speed' or 'keep_scale' for a head that prunes only", repr(knob), "leave it out"
+            )
+        speed = level if knob == "speed" else None
+        return {"keep_scale": speed_settings(level)["keep_scale"] if knob == "speed" else level, "speed": speed}
+
+    def _measured(
+        self,
+        data: Any,
+        knob: str,
+        batch_size: int,
+        data_collator: Callable[[list[Any]], Mapping[str, Any]] | None,
+    ) -> SpeedTable:
+        candidates = [self._knob_changes(knob, level) for level in _LEVELS]
+        # The fastest one breaks a rule if any does.
+        self.config.updated(candidates[-1])
+        batches = list(
+            as_batches(
+                data,
+                argument="data",
+                pad_token_id=self.config.pad_token_id,
+                batch_size=batch_size,
+                data_collator=data_collator,
+            )
+        )
+        if not batches:
+            raise argument_error("data", "must hold at least one batch", "none", "pass texts like those to come")
+        return measure_speed(self, batches, candidates)
 
     def _add_modules(self, plugins: Any) -> None:
         """Add what the head needs beside the pruner. A hook for subclasses."""
@@ -191,6 +279,16 @@ def share_modules(source: PreTrainedModel, target: PreTrainedModel) -> None:
     for name, module in list(target.named_children()):
         if id(module) not in own:
             setattr(target, name, getattr(source, name))
+
+
+def _one_budget(ms: float | None, flops: float | None) -> tuple[str, float]:
+    given = [(name, value) for name, value in (("ms", ms), ("flops", flops)) if value is not None]
+    if len(given) != 1:
+        raise argument_error("ms", "or `flops` must be given, and not both", dict(given), "pass one budget")
+    name, value = given[0]
+    if not value > 0:
+        raise argument_error(name, "must be positive", value, "see set_budget")
+    return name, value
 
 
 def keep_changes(keep_threshold: float | list[float] | Literal["learned"] | None) -> dict[str, Any]:

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
 
+from hf_integration.batching import as_batches
 from hf_integration.exit_selection import RecordedExits, record_exits
 from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
 from hf_integration.risk_bounds import loss_p_value, samples_needed
 from mp_plugins import argument_error
 
-__all__ = ["CalibrationReport", "calibrate", "largest_passing", "pad_rows"]
+__all__ = ["CalibrationReport", "calibrate", "largest_passing"]
 
-_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 # Share of the allowed error that bounding the nuisance parameter may take; from 1/10 to 1/4 it hardly matters.
 _NUISANCE_SHARE = 0.2
 
@@ -127,7 +125,13 @@ def calibrate(
         raise argument_error("thresholds", "must ascend within (0, 1]", tried, "leave it out for the default")
     if not any(map(model.internal_classifiers.is_trained, model.internal_classifiers.depths)):
         raise argument_error("model", "must have trained internal classifiers", "none", "run the `exits` stage first")
-    batches = _batches(dataset, model, batch_size, data_collator)
+    batches = as_batches(
+        dataset,
+        argument="dataset",
+        pad_token_id=model.config.pad_token_id,
+        batch_size=batch_size,
+        data_collator=data_collator,
+    )
     recorded = record_exits(model, batches, argument="dataset")
     report = _report(model, recorded, tried, max_loss, confidence)
     if report.is_too_small:
@@ -171,55 +175,6 @@ def too_small_message(report: CalibrationReport) -> str:
         f"{report.samples} calibration samples are too few: a loss of at most {report.max_loss:g} with confidence "
         f"{report.confidence:g} takes {needed}, so the exit threshold is 0 (no exits)"
     )
-
-
-def pad_rows(rows: Sequence[Mapping[str, Any]], *, pad_token_id: int) -> dict[str, Tensor]:
-    """Return the batch of tokenised rows, padded to the longest.
-
-    Args:
-        rows: each with ``input_ids`` and ``labels`` (or ``label``); other columns than the model's are left out.
-        pad_token_id: fills ``input_ids``; the rest is filled with 0.
-
-    Returns:
-        int64 ``[batch, longest]`` each, ``labels`` as they are; the attention mask tells the padding.
-    """
-    tensors = [{name: torch.as_tensor(row[name]) for name in _INPUTS if name in row} for row in rows]
-    for row in tensors:
-        row.setdefault("attention_mask", torch.ones_like(row["input_ids"]))
-    batch = {
-        name: torch.nn.utils.rnn.pad_sequence(
-            [row[name] for row in tensors], batch_first=True, padding_value=pad_token_id if name == "input_ids" else 0
-        )
-        for name in tensors[0]
-    }
-    name = "labels" if "labels" in rows[0] else "label"
-    if name in rows[0]:
-        batch["labels"] = torch.as_tensor([row[name] for row in rows])
-    return batch
-
-
-def _batches(
-    dataset: Any,
-    model: MagicPyramidForSequenceClassification,
-    batch_size: int,
-    data_collator: Callable[[list[Any]], Mapping[str, Any]] | None,
-) -> Iterable[Mapping[str, Any]]:
-    if isinstance(dataset, DataLoader):
-        return dataset
-    if batch_size < 1:
-        raise argument_error("batch_size", "must be at least 1", batch_size, "leave it out for the default")
-    if hasattr(dataset, "__len__") and len(dataset) == 0:
-        raise argument_error("dataset", "must hold at least one sample", "none", "pass held-out data with labels")
-    pad_token_id = model.config.pad_token_id or 0
-
-    def collate(rows: list[Any]) -> Mapping[str, Any]:
-        if not isinstance(rows[0], Mapping) or "input_ids" not in rows[0]:
-            raise argument_error(
-                "dataset", "must have tokenised rows with `input_ids`", rows[0], "run the tokenizer over the texts"
-            )
-        return pad_rows(rows, pad_token_id=pad_token_id)
-
-    return DataLoader(dataset, batch_size=batch_size, collate_fn=data_collator or collate)
 
 
 def _default_thresholds() -> list[float]:

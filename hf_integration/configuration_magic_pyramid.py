@@ -50,6 +50,7 @@ class MagicPyramidConfig(PreTrainedConfig):
         max_layers: run at most this many layers; below ``num_hidden_layers`` it must be one of ``exit_layers``.
         execution: ``"compact"`` (tokens and samples really leave) or ``"masked"`` (dense, the same results).
         speed: the last value of ``set_speed``, from which ``exit_threshold`` and ``keep_scale`` follow unless given.
+        speed_table: what ``set_budget`` measured, for later budgets.
         **kwargs: fields of the plain model's configuration.
 
     Raises:
@@ -81,6 +82,7 @@ class MagicPyramidConfig(PreTrainedConfig):
         max_layers: int | None = None,
         execution: str = "compact",
         speed: float | None = None,
+        speed_table: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         extra = ["exit_layer", "tokens_kept", "flops"]
@@ -97,6 +99,7 @@ class MagicPyramidConfig(PreTrainedConfig):
         self.max_layers = max_layers
         self.execution = execution
         self.speed = speed
+        self.speed_table = None if speed_table is None else dict(speed_table)
         self.check()
 
     @property

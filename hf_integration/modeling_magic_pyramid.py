@@ -65,9 +65,7 @@ class MagicPyramidForSequenceClassification(PyramidModel):
         Raises:
             mp_plugins.ArgumentError: a value is out of range. The model is left as it was.
         """
-        changes: dict[str, Any] = {}
-        if speed is not None:
-            changes.update(speed_settings(speed), max_layers=None)
+        changes: dict[str, Any] = {} if speed is None else self._knob_changes("speed", speed)
         if exit_threshold is not None:
             changes["exit_threshold"] = exit_threshold
         changes.update(keep_changes(keep_threshold))
@@ -150,6 +148,15 @@ class MagicPyramidForSequenceClassification(PyramidModel):
         if result.pooled is None:
             raise argument_error("exit_layers", "must name at least one depth", [], "set it in the configuration")
         return ExitStates(result.pooled, result.logits, result.attended, result.kept)
+
+    def _knob_changes(self, knob: str, level: float) -> dict[str, Any]:
+        if knob == "speed":
+            return {**speed_settings(level), "max_layers": None, "speed": level}
+        if knob not in ("exit_threshold", "keep_scale"):
+            raise argument_error(
+                "knob", "must be 'speed', 'exit_threshold' or 'keep_scale'", repr(knob), "leave it out"
+            )
+        return {knob: level, "speed": None}
 
     def _add_modules(self, plugins: Any) -> None:
         self.exit_criterion = load_registry("exit_criteria", plugins)[self.config.exit_criterion]()

@@ -194,6 +194,8 @@ class MagicPyramidTrainer(Trainer):
         if self.stage == "exits" and not config.exit_depths:
             raise argument_error("stage", "must not be 'exits' for a model without exit layers", "'exits'", "skip it")
         frozen = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+        # Trained further, it is another model.
+        config.speed_table = None
         keep_scale = config.keep_scale
         config.keep_scale = {"finetune": 0.0, "soft": 1.0, "hard": 1.0}.get(self.stage, keep_scale)
         for name, parameter in model.named_parameters():

@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader
 
 import hf_integration
 from hf_integration import calibration
-from hf_integration.calibration import largest_passing, pad_rows
+from hf_integration.batching import pad_rows
+from hf_integration.calibration import largest_passing
 from hf_integration.exit_selection import RecordedExits
 from hf_integration.risk_bounds import binomial_upper_bound, loss_p_value, samples_needed
 from mp_plugins import ArgumentError, UnsupportedError
