@@ -1,4 +1,4 @@
-/* The growing graph's memory: made, grown, lent to searches. The algorithm is in hnsw_insert.c. */
+/* The growing graph's memory: made, grown, lent to searches. */
 #include "mp/hnsw.h"
 
 #include "mp/memory.h"
@@ -22,73 +22,62 @@ static uint32_t draw_level(const struct mp_hnsw *hnsw, size_t id) {
     return (uint32_t)(-log(uniform) / log((double)hnsw->settings.max_links));
 }
 
-static void storage_free(struct mp_hnsw_storage *storage, size_t stride) {
+void mp_hnsw_free_storage(struct mp_hnsw_storage *storage, const struct mp_hnsw *hnsw) {
     if (!storage)
         return;
-    mp_block_free(storage->records, storage->capacity * stride);
+    mp_block_free(storage->records, storage->capacity * hnsw->stride);
+    mp_block_free(storage->residuals, storage->capacity * hnsw->settings.dim);
+    free(storage->residual_norms);
+    free(storage->apart);
     free(storage->upper_start);
     free(storage->upper);
     free(storage->marks);
     free(storage);
 }
 
-static struct mp_hnsw_storage *storage_create(const struct mp_hnsw *hnsw, size_t capacity) {
+/* What every node has room in. */
+static bool reserve_nodes(const struct mp_hnsw *hnsw, struct mp_hnsw_storage *storage) {
+    const struct mp_hnsw_settings *settings = &hnsw->settings;
+    const size_t capacity = storage->capacity, at_least_one = capacity ? capacity : 1;
+    const bool is_apart = hnsw->self_stride != hnsw->stride, has_residuals = settings->range > 0;
+    storage->records = capacity ? mp_block_alloc(capacity * hnsw->stride) : NULL;
+    storage->residuals = capacity && has_residuals ? mp_block_alloc(capacity * settings->dim) : NULL;
+    storage->apart = is_apart ? malloc(at_least_one * sizeof(float)) : NULL;
+    if (has_residuals && settings->metric == MP_METRIC_L2)
+        storage->residual_norms = malloc(at_least_one * sizeof(float));
+    storage->upper_start = malloc((capacity + 1) * sizeof(uint32_t));
+    storage->marks = calloc(at_least_one, 1);
+    storage->selves = is_apart || !capacity ? storage->apart : storage->records + hnsw->links_at - sizeof(float);
+    return (!capacity || storage->records) && (!capacity || !has_residuals || storage->residuals) &&
+           (!is_apart || storage->apart) && storage->upper_start && storage->marks &&
+           (!has_residuals || settings->metric != MP_METRIC_L2 || storage->residual_norms);
+}
+
+struct mp_hnsw_storage *mp_hnsw_make_storage(const struct mp_hnsw *hnsw, size_t capacity, const uint32_t *starts,
+                                             size_t n_levels) {
+    const size_t most = SIZE_MAX / 2 / (hnsw->stride + hnsw->settings.dim);
     struct mp_hnsw_storage *storage = calloc(1, sizeof *storage);
-    if (!storage || capacity > SIZE_MAX / 2 / hnsw->stride) {
+    if (!storage || capacity > most) {
         free(storage);
         return NULL;
     }
     storage->capacity = capacity;
-    storage->records = capacity ? mp_block_alloc(capacity * hnsw->stride) : NULL;
-    storage->upper_start = malloc((capacity + 1) * sizeof(uint32_t));
-    storage->marks = calloc(capacity ? capacity : 1, 1);
-    if ((capacity && !storage->records) || !storage->upper_start || !storage->marks) {
-        storage_free(storage, hnsw->stride);
+    storage->users = 1;
+    if (!reserve_nodes(hnsw, storage)) {
+        mp_hnsw_free_storage(storage, hnsw);
         return NULL;
     }
     storage->upper_start[0] = 0; /* fits 32 bits: at most 2^31 nodes with less than one level above 0 on average */
     for (size_t i = 0; i < capacity; i++)
-        storage->upper_start[i + 1] = storage->upper_start[i] + draw_level(hnsw, i);
+        storage->upper_start[i + 1] = i < n_levels ? starts[i + 1] : storage->upper_start[i] + draw_level(hnsw, i);
     storage->n_upper = storage->upper_start[capacity] * hnsw->settings.max_links;
     storage->upper = malloc(storage->n_upper ? storage->n_upper * sizeof(int32_t) : 1);
     if (!storage->upper) {
-        storage_free(storage, hnsw->stride);
+        mp_hnsw_free_storage(storage, hnsw);
         return NULL;
     }
     memset(storage->upper, 0xFF, storage->n_upper * sizeof(int32_t)); /* -1: no links */
     return storage;
-}
-
-static bool create_pairs(struct mp_hnsw *hnsw) {
-    struct mp_hnsw_settings *settings = &hnsw->settings;
-    const size_t dim = settings->dim, padded = mp_round_up(dim, MP_ALIGN);
-    struct pair_metric *pairs = &hnsw->pairs;
-    float *scale = malloc(dim * sizeof(float)), *offset = malloc(dim * sizeof(float));
-    if (scale)
-        memcpy(scale, settings->scale, dim * sizeof(float));
-    if (offset)
-        memcpy(offset, settings->offset, dim * sizeof(float));
-    settings->scale = scale; /* freed with the graph from here on, whatever fails */
-    settings->offset = offset;
-    pairs->weights = calloc(padded, sizeof(int16_t));
-    pairs->slope = malloc(dim * sizeof(double));
-    pairs->ones = malloc(padded);
-    if (!scale || !offset || !pairs->weights || !pairs->slope || !pairs->ones)
-        return false;
-    const bool is_l2 = settings->metric == MP_METRIC_L2;
-    double largest = 0, sqnorm = 0;
-    for (size_t i = 0; i < dim; i++)
-        largest = scale[i] > largest ? scale[i] : largest;
-    for (size_t i = 0; i < dim; i++) {
-        const double middle = (double)offset[i] + 128.0 * scale[i], ratio = largest > 0 ? scale[i] / largest : 0;
-        pairs->weights[i] = (int16_t)lrint(256 * ratio * ratio);
-        pairs->slope[i] = is_l2 ? (double)scale[i] * scale[i] : middle * scale[i];
-        sqnorm += middle * middle;
-    }
-    pairs->factor = (float)((is_l2 ? -2 : -1) * largest * largest);
-    pairs->half_sqnorm = is_l2 ? 0 : sqnorm / 2;
-    memset(pairs->ones, 1, padded);
-    return true;
 }
 
 struct mp_status mp_hnsw_create(struct mp_hnsw **created, const struct mp_hnsw_settings *settings) {
@@ -97,22 +86,16 @@ struct mp_status mp_hnsw_create(struct mp_hnsw **created, const struct mp_hnsw_s
     if (!hnsw)
         return mp_no_memory();
     hnsw->settings = *settings;
-    hnsw->max_links0 = 2 * settings->max_links;
-    hnsw->norm_at = mp_round_up(settings->dim, 4);
-    hnsw->self_at = hnsw->norm_at + (settings->metric == MP_METRIC_L2 ? sizeof(float) : 0);
-    hnsw->links_at = hnsw->self_at + sizeof(float);
-    hnsw->stride = mp_round_up(hnsw->links_at + hnsw->max_links0 * sizeof(int32_t), MP_ALIGN);
     mp_scratch_pool_init(&hnsw->scratches);
     pthread_mutex_init(&hnsw->lock, NULL);
     pthread_mutex_init(&hnsw->entry_lock, NULL);
     pthread_rwlock_init(&hnsw->growth, NULL);
     for (size_t i = 0; i < N_STRIPES; i++)
         pthread_mutex_init(&hnsw->stripes[i], NULL);
-    if (!create_pairs(hnsw) || !(hnsw->storage = storage_create(hnsw, settings->capacity))) {
+    if (!mp_hnsw_lay_out(hnsw) || !(hnsw->storage = mp_hnsw_make_storage(hnsw, settings->capacity, NULL, 0))) {
         mp_hnsw_free(hnsw);
         return mp_no_memory();
     }
-    hnsw->storage->users = 1;
     *created = hnsw;
     return mp_ok();
 }
@@ -120,7 +103,7 @@ struct mp_status mp_hnsw_create(struct mp_hnsw **created, const struct mp_hnsw_s
 void mp_hnsw_free(struct mp_hnsw *hnsw) {
     if (!hnsw)
         return;
-    storage_free(hnsw->storage, hnsw->stride);
+    mp_hnsw_free_storage(hnsw->storage, hnsw);
     free((void *)hnsw->settings.scale);
     free((void *)hnsw->settings.offset);
     free(hnsw->pairs.weights);
@@ -149,7 +132,7 @@ static void release(struct mp_hnsw *hnsw, struct mp_hnsw_storage *storage) {
     const bool last = --storage->users == 0;
     pthread_mutex_unlock(&hnsw->lock);
     if (last)
-        storage_free(storage, hnsw->stride);
+        mp_hnsw_free_storage(storage, hnsw);
 }
 
 void mp_hnsw_return(struct mp_hnsw *hnsw, struct mp_hnsw_view *view) {
@@ -167,13 +150,14 @@ struct mp_graph mp_hnsw_graph(struct mp_hnsw *hnsw, const struct mp_hnsw_storage
                                     .scale = settings->scale,
                                     .offset = settings->offset,
                                     .dim = settings->dim,
-                                    .bits = 8,
+                                    .bits = settings->bits,
                                     .metric = settings->metric,
-                                    .kernels = settings->kernels,
+                                    .kernels = hnsw->kernels,
                                     .byte_kernels = settings->kernels};
     /* The capacity, because nodes that come while a search runs have to fit its visited table. */
     graph.items.n = entry ? storage->capacity : 0;
     graph.items.norms = settings->metric == MP_METRIC_L2 ? storage->records + hnsw->norm_at : NULL;
+    graph.items.residuals = (struct mp_residuals){storage->residuals, storage->residual_norms, settings->range};
     graph.links0 = storage->records + hnsw->links_at;
     graph.upper_start = storage->upper_start;
     graph.upper = storage->upper;
@@ -196,38 +180,65 @@ size_t mp_hnsw_capacity(struct mp_hnsw *hnsw) {
 void mp_hnsw_nbytes(struct mp_hnsw *hnsw, size_t *codes, size_t *graph) {
     pthread_mutex_lock(&hnsw->lock);
     const struct mp_hnsw_storage *storage = hnsw->storage;
-    const size_t links = storage->capacity * hnsw->max_links0 * sizeof(int32_t);
-    *codes = storage->capacity * hnsw->stride - links;
-    *graph =
-        links + storage->n_upper * sizeof(int32_t) + (storage->capacity + 1) * sizeof(uint32_t) + storage->capacity;
+    const size_t links = hnsw->max_links0 * sizeof(int32_t);
+    size_t code = hnsw->stride - links + (storage->apart ? sizeof(float) : 0);
+    if (hnsw->settings.range > 0)
+        code += hnsw->settings.dim + (storage->residual_norms ? sizeof(float) : 0);
+    *codes = storage->capacity * code;
+    *graph = storage->capacity * (links + 1) + storage->n_upper * sizeof(int32_t) +
+             (storage->capacity + 1) * sizeof(uint32_t);
     pthread_mutex_unlock(&hnsw->lock);
+}
+
+void mp_hnsw_exchange(struct mp_hnsw *hnsw, struct mp_hnsw_storage *storage) {
+    struct mp_hnsw_storage *old = hnsw->storage;
+    pthread_mutex_lock(&hnsw->lock);
+    const size_t least = old->capacity < storage->capacity ? old->capacity : storage->capacity;
+    memcpy(storage->marks, old->marks, least); /* behind the lock: they may change at any time */
+    hnsw->storage = storage;
+    pthread_mutex_unlock(&hnsw->lock);
+    release(hnsw, old);
+}
+
+/* All but the marks. Levels of nodes are the same in both, so their upper links lie at the same places. */
+static void copy_nodes(const struct mp_hnsw *hnsw, struct mp_hnsw_storage *to, const struct mp_hnsw_storage *from,
+                       size_t count) {
+    if (count == 0)
+        return;
+    memcpy(to->records, from->records, count * hnsw->stride);
+    memcpy(to->upper, from->upper, from->upper_start[count] * hnsw->settings.max_links * sizeof(int32_t));
+    if (from->apart)
+        memcpy(to->apart, from->apart, count * sizeof(float));
+    if (from->residuals)
+        memcpy(to->residuals, from->residuals, count * hnsw->settings.dim);
+    if (from->residual_norms)
+        memcpy(to->residual_norms, from->residual_norms, count * sizeof(float));
 }
 
 struct mp_status mp_hnsw_resize(struct mp_hnsw *hnsw, size_t capacity) {
     struct mp_status status = mp_ok();
-    pthread_rwlock_wrlock(&hnsw->growth);
+    mp_hnsw_freeze(hnsw);
     const size_t count = atomic_load(&hnsw->count);
-    struct mp_hnsw_storage *old = hnsw->storage, *grown = NULL;
+    struct mp_hnsw_storage *grown = NULL;
     if (capacity < count)
         status = mp_invalid("`capacity` must be at least %zu, the number of nodes, got %zu: a graph can't lose nodes",
                             count, capacity);
-    else if (!(grown = storage_create(hnsw, capacity)))
+    else if (!(grown = mp_hnsw_make_storage(hnsw, capacity, hnsw->storage->upper_start, count)))
         status = mp_no_memory();
     if (status.code == MP_OK) {
-        /* Levels depend on the id alone, so the upper links of the nodes lie at the same places. */
-        const size_t n_upper = old->upper_start[count] * hnsw->settings.max_links;
-        if (count > 0)
-            memcpy(grown->records, old->records, count * hnsw->stride);
-        memcpy(grown->upper, old->upper, n_upper * sizeof(int32_t));
-        grown->users = 1;
-        pthread_mutex_lock(&hnsw->lock);
-        memcpy(grown->marks, old->marks, count);
-        hnsw->storage = grown;
-        pthread_mutex_unlock(&hnsw->lock);
-        release(hnsw, old);
+        copy_nodes(hnsw, grown, hnsw->storage, count);
+        mp_hnsw_exchange(hnsw, grown);
     }
-    pthread_rwlock_unlock(&hnsw->growth);
+    mp_hnsw_thaw(hnsw);
     return status;
+}
+
+void mp_hnsw_freeze(struct mp_hnsw *hnsw) {
+    pthread_rwlock_wrlock(&hnsw->growth);
+}
+
+void mp_hnsw_thaw(struct mp_hnsw *hnsw) {
+    pthread_rwlock_unlock(&hnsw->growth);
 }
 
 size_t mp_hnsw_level(const struct mp_hnsw_view *view, size_t id) {

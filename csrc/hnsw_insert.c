@@ -7,27 +7,23 @@
 #include "hnsw_internal.h"
 
 #define VECTORS_PER_CHUNK 8
-#define MOST_LEVELS 64 /* of any node: -ln(2^-53) / ln(2) is 53 */
 
 struct inserter {
     struct mp_hnsw *hnsw;
+    struct mp_hnsw_storage *storage;
     struct mp_graph graph;
     struct mp_scratch *scratch;
     struct mp_query query;
     struct walk walk;
-    int8_t *pair_query; /* v of hnsw.h, padded with zeros */
+    int8_t *pair_query; /* v of hnsw.h, in the order that the kernels want, padded with zeros */
     uint64_t *pool;     /* ef_construction + 1 */
     uint64_t *around;   /* 2 max_links0 + 1: candidates for a list */
     uint32_t *chosen;   /* max_links0 */
     uint32_t *plan;     /* max_links a level: what the new node links to */
 };
 
-static inline float self_of(const struct mp_hnsw *hnsw, const uint8_t *record) {
-    return load_float(record + hnsw->self_at);
-}
-
-static inline uint8_t *record_of(const struct inserter *in, size_t id) {
-    return (uint8_t *)in->graph.items.codes + id * in->hnsw->stride;
+static inline float self_of(const struct inserter *in, size_t id) {
+    return load_float(in->storage->selves + id * in->hnsw->self_stride);
 }
 
 /* Links of the graph are read through const pointers everywhere else; here they are written. */
@@ -49,23 +45,33 @@ static inline size_t count_links(struct links links) {
 /* What is the same for every distance to one code, beside its v. */
 struct pair_side {
     float self;
-    int32_t shift; /* 128 sum(v) */
+    int32_t shift; /* h sum(v) */
 };
 
-static struct pair_side begin_pairs(const struct inserter *in, size_t id) {
-    const struct mp_hnsw *hnsw = in->hnsw;
-    const struct pair_metric *pairs = &hnsw->pairs;
-    const uint8_t *restrict code = mp_item_code(&in->graph.items, id);
-    const int16_t *restrict weights = pairs->weights;
-    int8_t *restrict v = in->pair_query;
-    const size_t dim = hnsw->settings.dim;
+static void weigh_bytes(const uint8_t *restrict code, const int16_t *restrict weights, size_t dim, int8_t *restrict v) {
     for (size_t i = 0; i < dim; i++) {
         /* |weight * (code - 128)| <= 256 * 128, and 128 more still fits 16 bits: 8 dimensions an instruction. */
         const int16_t product = (int16_t)(weights[i] * (int16_t)(code[i] - 128));
         v[i] = (int8_t)((int16_t)(product + 128) >> 8);
     }
-    const int32_t sum = hnsw->settings.kernels->dot(pairs->ones, v, dim);
-    return (struct pair_side){self_of(hnsw, code), 128 * sum};
+}
+
+static void weigh_nibbles(const uint8_t *restrict code, const int16_t *restrict weights, size_t dim,
+                          int8_t *restrict planes) {
+    const size_t odd = mp_plane_bytes(dim);
+    for (size_t i = 0; i < dim; i++) {
+        const int32_t product = weights[i] * ((code[i / 2] >> (i % 2 * 4) & 15) - 8);
+        planes[i % 2 * odd + i / 2] = (int8_t)((product + 8) >> 4);
+    }
+}
+
+static struct pair_side begin_pairs(const struct inserter *in, size_t id) {
+    const struct mp_hnsw *hnsw = in->hnsw;
+    const size_t dim = hnsw->settings.dim;
+    (hnsw->settings.bits == 4 ? weigh_nibbles : weigh_bytes)(mp_item_code(&in->graph.items, id), hnsw->pairs.weights,
+                                                             dim, in->pair_query);
+    const int32_t sum = hnsw->kernels->dot(hnsw->pairs.ones, in->pair_query, dim);
+    return (struct pair_side){self_of(in, id), hnsw->pairs.half * sum};
 }
 
 /* Distances of four codes to the one of begin_pairs(). */
@@ -76,9 +82,9 @@ static inline void pair_distances(const struct inserter *in, const uint32_t ids[
     int32_t dots[4];
     for (int i = 0; i < 4; i++)
         codes[i] = mp_item_code(&in->graph.items, ids[i]);
-    hnsw->settings.kernels->dot4(codes, in->pair_query, hnsw->settings.dim, dots);
+    hnsw->kernels->dot4(codes, in->pair_query, hnsw->settings.dim, dots);
     for (int i = 0; i < 4; i++)
-        distances[i] = self_of(hnsw, codes[i]) + side.self + hnsw->pairs.factor * (float)(dots[i] - side.shift);
+        distances[i] = self_of(in, ids[i]) + side.self + hnsw->pairs.factor * (float)(dots[i] - side.shift);
 }
 
 /* True if one of the chosen is nearer to the candidate than the node that chooses. */
@@ -183,26 +189,6 @@ static void detach(const struct inserter *in, uint32_t id, size_t level) {
     }
 }
 
-static void write_record(const struct inserter *in, const float *vector, uint32_t id, bool is_new) {
-    const struct mp_hnsw *hnsw = in->hnsw;
-    const struct mp_hnsw_settings *settings = &hnsw->settings;
-    const struct pair_metric *pairs = &hnsw->pairs;
-    uint8_t *record = record_of(in, id);
-    mp_encode(vector, 1, settings->dim, settings->scale, settings->offset, record);
-    if (settings->metric == MP_METRIC_L2)
-        mp_squared_norms(record, 1, settings->dim, settings->scale, settings->offset,
-                         (float *)(void *)(record + hnsw->norm_at));
-    double sums[4] = {0};
-    for (size_t i = 0; i < settings->dim; i++) {
-        const double step = record[i] - 128;
-        sums[i % 4] += settings->metric == MP_METRIC_L2 ? pairs->slope[i] * step * step : -pairs->slope[i] * step;
-    }
-    const float self = (float)(sums[0] + sums[1] + (sums[2] + sums[3]) - pairs->half_sqnorm);
-    memcpy(record + hnsw->self_at, &self, sizeof self);
-    if (is_new)
-        memset(record + hnsw->links_at, 0xFF, hnsw->max_links0 * sizeof(int32_t));
-}
-
 /* Turns the pool of the 8-bit query into candidates in order of the distance to the 16-bit query: choosing links
  * compares distances that differ by little, and the walk has just brought these codes into the cache. */
 static size_t rank_candidates(const struct inserter *in, const struct pool *pool, uint32_t without) {
@@ -254,7 +240,11 @@ static void insert(struct inserter *in, const float *vector, uint32_t id, bool i
     const size_t max_links = hnsw->settings.max_links;
     for (size_t at = level + 1; !is_new && at-- > 0;)
         detach(in, id, at);
-    write_record(in, vector, id, is_new);
+    mp_hnsw_write(hnsw, in->storage, id, vector);
+    if (is_new) {
+        const struct links list = list_of(in, id, 0);
+        memset((int32_t *)list.ids, 0xFF, list.max * sizeof(int32_t)); /* -1: none */
+    }
     uint64_t entry = atomic_load_explicit(&hnsw->entry, memory_order_acquire);
     const bool may_rise = level + 1 > entry >> 32;
     if (may_rise) { /* rare: one in max_links^level nodes; the next that rises has to see this one */
@@ -282,7 +272,7 @@ static void insert(struct inserter *in, const float *vector, uint32_t id, bool i
 
 struct addition {
     struct mp_hnsw *hnsw;
-    const struct mp_hnsw_storage *storage;
+    struct mp_hnsw_storage *storage;
     const float *vectors;
     const int64_t *ids;
     struct mp_scratch_pool scratches; /* one for each thread, all with their memory */
@@ -296,16 +286,18 @@ static bool prepare(struct mp_hnsw *hnsw, struct mp_scratch *scratch) {
            mp_reserve(&scratch->ranks, (settings->ef_construction + 2 * hnsw->max_links0 + 4) * sizeof(uint64_t)) &&
            mp_reserve(&scratch->ids, (3 * hnsw->max_links0 + 4) * sizeof(uint32_t)) &&
            mp_reserve(&scratch->heap, MOST_LEVELS * settings->max_links * sizeof(uint32_t)) &&
-           mp_reserve(&scratch->panel, padded) && mp_visited_begin(scratch, hnsw->storage->capacity);
+           mp_reserve(&scratch->panel, 2 * padded) && mp_visited_begin(scratch, hnsw->storage->capacity);
 }
 
 static void insert_chunk(void *context, size_t begin, size_t end) {
     struct addition *addition = context;
     struct mp_hnsw *hnsw = addition->hnsw;
     struct mp_scratch *scratch = mp_scratch_take(&addition->scratches);
-    struct inserter in = {.hnsw = hnsw, .graph = mp_hnsw_graph(hnsw, addition->storage), .scratch = scratch};
+    struct inserter in = {.hnsw = hnsw, .storage = addition->storage, .scratch = scratch};
     const size_t dim = hnsw->settings.dim;
+    in.graph = mp_hnsw_graph(hnsw, addition->storage);
     in.graph.items.n = addition->storage->capacity;
+    in.graph.items.residuals = (struct mp_residuals){0}; /* all distances that are compared are those of one level */
     in.pool = scratch->ranks.data;
     in.around = in.pool + hnsw->settings.ef_construction + 1;
     in.chosen = (uint32_t *)scratch->ids.data + 2 * hnsw->max_links0 + 4;

@@ -10,7 +10,7 @@ alive and read in place; they must be C-contiguous, and changing them later chan
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -185,47 +185,6 @@ class LinkedGraphSearcher(_Searcher):
         self, queries: npt.NDArray[np.float32], k: int, ef: int, *, num_threads: int = ..., id_filter: IdFilter = ...
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]: ...
 
-class PackedGraphSearcher(_Searcher):
-    """HNSW search over records of our own, 64-byte aligned: links, norm and code of a node side by side.
-
-    Built from hnswlib's arrays (its pickle state and save file): ``level0`` is ``(n, 1 + 2M)`` ``uint32``, a link count
-    (low 16 bits) and the links; ``link_lists`` holds, for each node in order, ``element_levels[i]`` blocks of
-    ``1 + M`` ``uint32`` (count, links) for levels 1, 2, ...
-    """
-
-    def __init__(
-        self,
-        codes: npt.NDArray[np.uint8],
-        norms: npt.NDArray[np.float32] | None,
-        level0: npt.NDArray[np.uint32],
-        element_levels: npt.NDArray[np.int32],
-        link_lists: npt.NDArray[np.uint32],
-        max_m: int,
-        entry_point: int,
-        max_level: int,
-        scale: npt.NDArray[np.float32],
-        offset: npt.NDArray[np.float32],
-        metric: str,
-        *,
-        bits: int = ...,
-        level: str = ...,
-    ) -> None: ...
-    def search(
-        self, queries: npt.NDArray[np.float32], k: int, ef: int, *, num_threads: int = ..., id_filter: IdFilter = ...
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Search; ids are the positions of hnswlib's internal order, not labels."""
-
-    def codes(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Return the codes of some nodes, ``(len(ids), d)``."""
-
-    @property
-    def nbytes_codes(self) -> int:
-        """Bytes that codes and norms take, padding of the records included."""
-
-    @property
-    def nbytes_graph(self) -> int:
-        """Bytes that links of all levels take."""
-
 class HnswGraph:
     """An HNSW graph over codes that grows while it is searched: hnswlib's algorithm and parameters.
 
@@ -241,6 +200,9 @@ class HnswGraph:
         max_m: hnswlib's M, 2 to 10000: links of a node on upper levels; level 0 has twice as many.
         ef_construction: breadth of the search that finds links; ``max_m`` at least is used.
         seed: of the levels that nodes get.
+        bits: of the codes.
+        span: steps that the second level covers, see :func:`encode_residuals`; 0 for a graph without one. Searches read
+            it to rescore, insertion doesn't.
         level: SIMD level.
     """
 
@@ -255,8 +217,31 @@ class HnswGraph:
         max_m: int = ...,
         ef_construction: int = ...,
         seed: int = ...,
+        bits: int = ...,
+        span: float = ...,
         level: str = ...,
     ) -> None: ...
+    def fill(
+        self,
+        codes: npt.NDArray[np.uint8],
+        residuals: npt.NDArray[np.uint8] | None,
+        level0: npt.NDArray[np.uint32],
+        element_levels: npt.NDArray[np.int32],
+        link_lists: npt.NDArray[np.uint32],
+        entry_point: int,
+        max_level: int,
+    ) -> None:
+        """Put the nodes of an existing graph into this empty one, which goes on growing from there.
+
+        The layout is that of hnswlib's pickle state and save file: ``level0`` is ``(n, 1 + 2 * max_m)``, a link count
+        (low 16 bits) with the deletion mark (bit 16), and the links; ``link_lists`` holds, for each node in order,
+        ``element_levels[i]`` blocks of ``1 + max_m`` (count, links) for levels 1, 2, ... All of it is checked; if it
+        is refused, the graph stays empty.
+        """
+
+    def arrays(self) -> dict[str, Any]:
+        """Return a copy of the graph of one moment as the arguments of :meth:`fill`; waits for insertions."""
+
     def add(
         self, vectors: npt.NDArray[np.float32], *, replace_deleted: bool = ..., num_threads: int = ...
     ) -> npt.NDArray[np.int64]:
@@ -294,6 +279,9 @@ class HnswGraph:
     def codes(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """Return the codes of some nodes, ``(len(ids), d)``."""
 
+    def residuals(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8] | None:
+        """Return the second level of some nodes, ``(len(ids), d)``; None for a graph without one."""
+
     def level_of(self, node: int) -> int:
         """Return the highest level that a node is in."""
 
@@ -322,7 +310,7 @@ class HnswGraph:
 
     @property
     def nbytes_codes(self) -> int:
-        """Bytes that codes and norms take, padding and unused room included."""
+        """Bytes that codes, norms and the second level take, padding and unused room included."""
 
     @property
     def nbytes_graph(self) -> int:

@@ -18,7 +18,6 @@ from knn_adapters._validation import as_queries, check_k, number_error
 from knn_adapters.evaluation import IndexStats
 from knn_adapters.hnswlib_state import HnswState
 from knn_adapters.recall import normalised
-from knn_adapters.second_level import SecondLevel
 from knn_adapters.wrapping import WrapOptions
 from mp_plugins import UnsupportedError, missing_dependency
 
@@ -53,12 +52,16 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
         quantizer = options.train_quantizer(state.space, state.vectors)
         scale, offset, metric = quantizer.scale, quantizer.offset, quantizer.core_metric
         codes = quantizer.encode(state.vectors)
-        norms = _core.squared_norms(codes, scale, offset, quantizer.bits) if metric == "l2" else None
-        self._searcher = _core.PackedGraphSearcher(
-            codes, norms, state.level0, state.element_levels, state.link_lists, state.settings["M"],
-            state.entry_point, state.max_level, scale, offset, metric, bits=quantizer.bits,
+        span = quantizer.span if getattr(quantizer, "residual", False) else 0.0
+        self._graph = _core.HnswGraph(
+            len(scale), len(codes), scale, offset, metric, max_m=state.settings["M"],
+            ef_construction=state.settings["ef_construction"], seed=state.settings["seed"], bits=quantizer.bits,
+            span=span,
         )  # fmt: skip
-        self._second_level = SecondLevel.of(quantizer, state.vectors, codes, self._searcher)
+        self._graph.fill(
+            codes, quantizer.encode_residuals(state.vectors, codes) if span else None, state.level0,
+            state.element_levels, state.link_lists, state.entry_point, state.max_level,
+        )  # fmt: skip
         self._quantizer = quantizer
         self._labels = state.labels
         self._settings = state.settings
@@ -97,7 +100,7 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
         threads = num_threads if num_threads > 0 else self.num_threads
         if len(queries) <= threads * _ROWS_PER_THREAD:
             threads = 1
-        distances, ids = self._searcher.search(queries, count, max(self.ef, count), num_threads=threads)
+        distances, ids = self._graph.search(queries, count, max(self.ef, count), num_threads=threads)
         # Slots fill from the front, so the last column tells.
         if (ids[:, -1] < 0).any():
             raise RuntimeError("Cannot return the results in a contiguous 2D array. Probably ef or M is too small")
@@ -151,7 +154,6 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
 
     def _stats(self) -> IndexStats:
         count, quantizer = len(self._labels), self._quantizer
-        second_bytes = self._second_level.nbytes if self._second_level else 0
         other = self._labels.nbytes + quantizer.scale.nbytes + quantizer.offset.nbytes
         return IndexStats(
             kind="hnswlib.Index",
@@ -161,16 +163,18 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
             bits=quantizer.bits,
             clip=quantizer.clip,
             simd_level=_core.simd_level(),
-            codes_bytes=(self._searcher.nbytes_codes + second_bytes) / count,
-            graph_bytes=self._searcher.nbytes_graph / count,
+            codes_bytes=self._graph.nbytes_codes / count,
+            graph_bytes=self._graph.nbytes_graph / count,
             other_bytes=other / count,
             original_bytes=self._original_bytes / count,
         )
 
     def _vectors(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        codes = self._searcher.codes(np.arange(len(self._labels), dtype=np.int64))
-        residuals = (self._second_level.residuals,) if self._second_level else ()
-        return self._labels.astype(np.int64), self._quantizer.decode(codes, *residuals)
+        ids = np.arange(len(self._labels), dtype=np.int64)
+        residuals = self._graph.residuals(ids)
+        codes = self._graph.codes(ids)
+        decoded = self._quantizer.decode(codes) if residuals is None else self._quantizer.decode(codes, residuals)
+        return self._labels.astype(np.int64), decoded
 
 
 reject_methods(Index, hnswlib.Index)

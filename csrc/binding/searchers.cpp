@@ -4,8 +4,6 @@
 #include "filter.hpp"
 #include "search_call.hpp"
 
-#include <cstring>
-
 extern "C" {
 #include "mp/flat.h"
 #include "mp/forest.h"
@@ -38,13 +36,16 @@ class FlatSearcher {
     Scratches scratches_;
 };
 
-// What the two graph searchers share; the constructors differ.
-class GraphSearcher {
+class LinkedGraphSearcher {
   public:
-    GraphSearcher(nb::handle codes, nb::handle norms, nb::handle scale, nb::handle offset, const char *metric, int bits,
-                  const char *level)
-        : items_(codes, norms, scale, offset, metric, bits, level) {
+    LinkedGraphSearcher(nb::handle codes, nb::handle norms, nb::handle offsets, nb::handle neighbors,
+                        nb::handle cum_neighbors, int64_t entry_point, int64_t max_level, nb::handle scale,
+                        nb::handle offset, const char *metric, int bits, const char *level)
+        : items_(codes, norms, scale, offset, metric, bits, level), offsets_(offsets, "offsets", "uint64", 1),
+          neighbors_(neighbors, "neighbors", "int32", 1), cum_(cum_neighbors, "cum_neighbors", "int32", 1) {
         graph_.items = items_.items;
+        raise_if_failed(mp_graph_link(&graph_, offsets_.as<uint64_t>(), offsets_.shape(0), neighbors_.as<int32_t>(),
+                                      neighbors_.shape(0), cum_.as<int32_t>(), cum_.shape(0), entry_point, max_level));
     }
     void add_residuals(nb::handle residuals, nb::handle norms, float range) {
         residuals_.attach(graph_.items, residuals, norms, range);
@@ -62,82 +63,12 @@ class GraphSearcher {
         return result;
     }
 
-  protected:
+  private:
     Items items_;
     Residuals residuals_;
     Scratches scratches_;
-    mp_graph graph_ = {};
-};
-
-class LinkedGraphSearcher : public GraphSearcher {
-  public:
-    LinkedGraphSearcher(nb::handle codes, nb::handle norms, nb::handle offsets, nb::handle neighbors,
-                        nb::handle cum_neighbors, int64_t entry_point, int64_t max_level, nb::handle scale,
-                        nb::handle offset, const char *metric, int bits, const char *level)
-        : GraphSearcher(codes, norms, scale, offset, metric, bits, level), offsets_(offsets, "offsets", "uint64", 1),
-          neighbors_(neighbors, "neighbors", "int32", 1), cum_(cum_neighbors, "cum_neighbors", "int32", 1) {
-        raise_if_failed(mp_graph_link(&graph_, offsets_.as<uint64_t>(), offsets_.shape(0), neighbors_.as<int32_t>(),
-                                      neighbors_.shape(0), cum_.as<int32_t>(), cum_.shape(0), entry_point, max_level));
-    }
-
-  private:
     Array offsets_, neighbors_, cum_;
-};
-
-class PackedGraphSearcher : public GraphSearcher {
-  public:
-    PackedGraphSearcher(nb::handle codes, nb::handle norms, nb::handle level0_object, nb::handle levels_object,
-                        nb::handle lists_object, int64_t max_m, int64_t entry_point, int64_t max_level,
-                        nb::handle scale, nb::handle offset, const char *metric, int bits, const char *level)
-        : GraphSearcher(codes, norms, scale, offset, metric, bits, level) {
-        const Array level0(level0_object, "level0", "uint32", 2);
-        const Array levels(levels_object, "element_levels", "int32", 1), lists(lists_object, "link_lists", "uint32", 1);
-        at_least_one(max_m, "max_m", "hnswlib's M");
-        at_least_one(static_cast<int64_t>(level0.shape(1)), "level0.shape[1]", "a count and the links of each node");
-        require_length(level0, "level0", graph_.items.n, "the number of codes");
-        require_length(levels, "element_levels", graph_.items.n, "the number of codes");
-        const mp_hnsw_arrays arrays = {
-            level0.as<uint32_t>(), levels.as<int32_t>(),       lists.as<uint32_t>(), lists.shape(0),
-            level0.shape(1) - 1,   static_cast<size_t>(max_m), entry_point,          max_level};
-        raise_if_failed(mp_graph_pack(&graph_, &packed_, &arrays));
-        items_.codes = Array(); // copied; scale and offset are still read in place
-        items_.norms = Array();
-    }
-    ~PackedGraphSearcher() {
-        mp_packed_free(&packed_);
-    }
-    PackedGraphSearcher(const PackedGraphSearcher &) = delete;
-
-    nb::object codes(nb::handle ids_object) const {
-        const Array ids(ids_object, "ids", "int64", 1);
-        const mp_items &items = graph_.items;
-        const size_t size = mp_code_bytes(&items);
-        nb::object result = empty_array(nb::make_tuple(ids.shape(0), size), "uint8");
-        Array out(result, "result", "uint8", 2);
-        for (size_t i = 0; i < ids.shape(0); i++) {
-            const int64_t id = ids.as<int64_t>()[i];
-            if (id < 0 || static_cast<size_t>(id) >= items.n)
-                throw nb::index_error(("`ids` must be 0 to " + std::to_string(static_cast<int64_t>(items.n) - 1) +
-                                       ", got " + std::to_string(id) + " at position " + std::to_string(i) +
-                                       ": pass positions of the internal order")
-                                          .c_str());
-            std::memcpy(out.as_writable<uint8_t>() + i * size, mp_item_code(&items, static_cast<size_t>(id)), size);
-        }
-        return result;
-    }
-    size_t nbytes_codes() const {
-        return packed_.records_size - links_bytes();
-    }
-    size_t nbytes_graph() const {
-        return links_bytes() + packed_.n_upper * sizeof(int32_t) + graph_.items.n * sizeof(uint32_t);
-    }
-
-  private:
-    mp_packed packed_ = {};
-
-    size_t links_bytes() const {
-        return graph_.items.n * graph_.max_links0 * sizeof(int32_t);
-    }
+    mp_graph graph_ = {};
 };
 
 class ForestSearcher {
@@ -213,28 +144,18 @@ void bind_searchers(nb::module_ &module) {
         .def("search", &FlatSearcher::search, nb::arg("queries"), nb::arg("k"), nb::kw_only(),
              nb::arg("num_threads") = 0, "Return (distances, ids) of the k nearest codes of each query.");
 
-    nb::class_<GraphSearcher> graph(module, "GraphSearcher");
+    nb::class_<LinkedGraphSearcher> graph(module, "LinkedGraphSearcher",
+                                          "HNSW search over a graph in FAISS' layout, read where it lies.");
     bind_residuals(graph);
-    graph.def("search", &GraphSearcher::search, nb::arg("queries"), nb::arg("k"), nb::arg("ef"), nb::kw_only(),
-              nb::arg("num_threads") = 0, nb::arg("id_filter").none() = nb::none(),
-              "Return (distances, ids) of the k nearest codes found with a pool of ef.");
-    nb::class_<LinkedGraphSearcher, GraphSearcher>(module, "LinkedGraphSearcher",
-                                                   "HNSW search over a graph in FAISS' layout, read where it lies.")
+    graph
         .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, int64_t, int64_t, nb::handle,
                       nb::handle, const char *, int, const char *>(),
              nb::arg("codes"), nb::arg("norms").none(), nb::arg("offsets"), nb::arg("neighbors"),
              nb::arg("cum_neighbors"), nb::arg("entry_point"), nb::arg("max_level"), nb::arg("scale"),
-             nb::arg("offset"), nb::arg("metric"), nb::kw_only(), nb::arg("bits") = 8, nb::arg("level") = "auto");
-    nb::class_<PackedGraphSearcher, GraphSearcher>(module, "PackedGraphSearcher",
-                                                   "HNSW search over records of our own, built from hnswlib's arrays.")
-        .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, int64_t, int64_t, int64_t, nb::handle,
-                      nb::handle, const char *, int, const char *>(),
-             nb::arg("codes"), nb::arg("norms").none(), nb::arg("level0"), nb::arg("element_levels"),
-             nb::arg("link_lists"), nb::arg("max_m"), nb::arg("entry_point"), nb::arg("max_level"), nb::arg("scale"),
              nb::arg("offset"), nb::arg("metric"), nb::kw_only(), nb::arg("bits") = 8, nb::arg("level") = "auto")
-        .def("codes", &PackedGraphSearcher::codes, nb::arg("ids"), "Return the codes of some nodes, (len(ids), d).")
-        .def_prop_ro("nbytes_codes", &PackedGraphSearcher::nbytes_codes, "Bytes of codes and norms, padding included.")
-        .def_prop_ro("nbytes_graph", &PackedGraphSearcher::nbytes_graph, "Bytes of the links of all levels.");
+        .def("search", &LinkedGraphSearcher::search, nb::arg("queries"), nb::arg("k"), nb::arg("ef"), nb::kw_only(),
+             nb::arg("num_threads") = 0, nb::arg("id_filter").none() = nb::none(),
+             "Return (distances, ids) of the k nearest codes found with a pool of ef.");
 
     nb::class_<ForestSearcher> forest(module, "ForestSearcher", "Annoy's search over a forest of split planes.");
     bind_residuals(forest);

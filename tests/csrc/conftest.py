@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,9 +89,35 @@ def clustered(n: int, dim: int, seed: int) -> np.ndarray:
     return (centres[rng.integers(0, 40, n)] + 0.5 * rng.standard_normal((n, dim))).astype(np.float32)
 
 
+def filled(
+    codes: np.ndarray,
+    *,
+    scale: np.ndarray,
+    offset: np.ndarray,
+    metric: str,
+    max_m: int,
+    residuals: np.ndarray | None = None,
+    span: float = 0.0,
+    bits: int = 8,
+    level: str = "auto",
+    **arrays: Any,
+) -> Any:
+    """A graph that hnswlib built, over codes."""
+    graph = _core.HnswGraph(
+        len(scale), len(codes), scale, offset, metric, max_m=max_m, bits=bits, span=span, level=level
+    )
+    graph.fill(codes, residuals, **arrays)
+    return graph
+
+
 @pytest.fixture(scope="session")
 def oracle() -> SimpleNamespace:
     """The functions above, for tests."""
     return SimpleNamespace(
-        make_items=make_items, search_among=search_among, recall=recall, clustered=clustered, lane_sum=lane_sum
+        make_items=make_items,
+        search_among=search_among,
+        recall=recall,
+        clustered=clustered,
+        lane_sum=lane_sum,
+        filled=filled,
     )

@@ -32,18 +32,6 @@ def linked_copy(grown: Any, items: SimpleNamespace, metric: str, norms: np.ndarr
     )  # fmt: skip
 
 
-def packed_copy(grown: Any, items: SimpleNamespace, metric: str, norms: np.ndarray | None) -> Any:
-    """The same level 0 in hnswlib's layout."""
-    level0 = np.zeros((grown.count, 33), np.uint32)
-    for row, ids in zip(level0, links_of(grown), strict=True):
-        row[0] = len(ids)
-        row[1 : 1 + len(ids)] = ids
-    return _core.PackedGraphSearcher(
-        items.codes, norms, level0, np.zeros(grown.count, np.int32), np.empty(0, np.uint32), 16, grown.entry_point, 0,
-        items.scale, items.offset, metric,
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module", params=["l2", "ip"])
 def data(request: pytest.FixtureRequest, oracle: SimpleNamespace) -> SimpleNamespace:
     metric = request.param
@@ -51,16 +39,12 @@ def data(request: pytest.FixtureRequest, oracle: SimpleNamespace) -> SimpleNames
     norms = items.norms if metric == "l2" else None
     grown = _core.HnswGraph(DIM, N, items.scale, items.offset, metric)
     grown.add(items.vectors, num_threads=1)
-    graphs = {
-        "grown": grown,
-        "linked": linked_copy(grown, items, metric, norms),
-        "packed": packed_copy(grown, items, metric, norms),
-    }
+    graphs = {"grown": grown, "linked": linked_copy(grown, items, metric, norms)}
     queries = np.random.default_rng(5).standard_normal((30, DIM)).astype(np.float32)
     return SimpleNamespace(items=items, metric=metric, graphs=graphs, queries=queries)
 
 
-@pytest.fixture(params=["grown", "linked", "packed"])
+@pytest.fixture(params=["grown", "linked"])
 def graph(request: pytest.FixtureRequest, data: SimpleNamespace) -> Any:
     return data.graphs[request.param]
 

@@ -53,8 +53,7 @@ def faiss_arrays(vectors: np.ndarray, metric: str, m: int) -> dict[str, Any]:
     }
 
 
-SOURCES = {"packed": hnswlib_arrays, "linked": faiss_arrays}
-CLASSES = {"packed": _core.PackedGraphSearcher, "linked": _core.LinkedGraphSearcher}
+SOURCES = {"filled": hnswlib_arrays, "linked": faiss_arrays}
 
 
 def items_of(vectors: np.ndarray) -> SimpleNamespace:
@@ -65,10 +64,12 @@ def items_of(vectors: np.ndarray) -> SimpleNamespace:
 
 
 def searcher(kind: str, items: SimpleNamespace, arrays: dict[str, Any], metric: str, level: str = "auto") -> Any:
-    norms = items.norms if metric == "l2" else None
-    return CLASSES[kind](
-        items.codes, norms, **arrays, scale=items.scale, offset=items.offset, metric=metric, level=level
-    )
+    how = {"scale": items.scale, "offset": items.offset, "metric": metric, "level": level}
+    if kind == "linked":
+        return _core.LinkedGraphSearcher(items.codes, items.norms if metric == "l2" else None, **arrays, **how)
+    graph = _core.HnswGraph(len(items.scale), len(items.codes), **how, max_m=arrays["max_m"])
+    graph.fill(items.codes, None, **{name: part for name, part in arrays.items() if name != "max_m"})
+    return graph
 
 
 @pytest.fixture(scope="module", params=[(kind, metric) for kind in SOURCES for metric in ("l2", "ip")], ids="-".join)
@@ -152,7 +153,7 @@ def test_several_callers_share_one_searcher(case: SimpleNamespace) -> None:
 def test_many_searches_pass_the_end_of_the_epoch(oracle: SimpleNamespace) -> None:
     """65535 searches wrap the 16-bit epoch: a stale mark would hide nodes."""
     vectors = oracle.clustered(30, 4, 1)
-    graph = searcher("packed", items_of(vectors), hnswlib_arrays(vectors, "l2", 4), "l2")
+    graph = searcher("filled", items_of(vectors), hnswlib_arrays(vectors, "l2", 4), "l2")
     queries = np.repeat(vectors[:1], 70_000, axis=0)
     ids = graph.search(queries, 5, 10, num_threads=1)[1]
     assert (ids == ids[0]).all()
@@ -184,15 +185,15 @@ def test_awkward_sizes(seed: int, n: int, dim: int, k: int, kind: str, metric: s
             assert node == -1 or distances[0, position] == np.float32(distance_of[node])
 
 
-def test_packed_returns_its_codes_and_sizes(oracle: SimpleNamespace) -> None:
+def test_filled_returns_its_arrays_and_sizes(oracle: SimpleNamespace) -> None:
     vectors = oracle.clustered(500, 100, 1)
-    items = items_of(vectors)
-    graph = searcher("packed", items, hnswlib_arrays(vectors, "l2", 16), "l2")
+    items, arrays = items_of(vectors), hnswlib_arrays(vectors, "l2", 16)
+    graph = searcher("filled", items, arrays, "l2")
     ids = np.array([0, 499, 7, 7], np.int64)
     np.testing.assert_array_equal(graph.codes(ids), items.codes[ids])
-    assert graph.nbytes_codes == 500 * (256 - 4 * 32)  # 100 + norm 4 + 32 links fill four lines of 64
+    assert graph.nbytes_codes == 500 * (256 - 4 * 32)  # 100 + norm 4 + self 4 + 32 links fill four lines of 64
     assert graph.nbytes_graph >= 500 * 4 * 32
-    with pytest.raises(IndexError, match="`ids` must be 0 to 499, got 500 at position 1"):
+    with pytest.raises(IndexError, match="`id` must be below 500, the number of nodes, got 500"):
         graph.codes(np.array([0, 500], np.int64))
 
 
@@ -203,11 +204,9 @@ def test_empty_graph() -> None:
         codes, norms, np.zeros(1, np.uint64), np.empty(0, np.int32), np.array([0, 8], np.int32), -1, -1, scale, offset,
         "l2",
     )  # fmt: skip
-    packed = _core.PackedGraphSearcher(
-        codes, norms, np.empty((0, 9), np.uint32), np.empty(0, np.int32), np.empty(0, np.uint32), 4, -1, -1, scale,
-        offset, "l2",
-    )  # fmt: skip
-    for graph in (linked, packed):
+    filled = _core.HnswGraph(4, 0, scale, offset, "l2", max_m=4)
+    filled.fill(codes, None, np.empty((0, 9), np.uint32), np.empty(0, np.int32), np.empty(0, np.uint32), -1, -1)
+    for graph in (linked, filled):
         distances, ids = graph.search(np.ones((2, 4), np.float32), 3, 10)
         assert (ids == -1).all()
         assert np.isposinf(distances).all()
@@ -236,16 +235,17 @@ def damage(arrays: dict[str, Any], name: str, position: Any, value: int) -> dict
         ("entry_point", None, -1, "`entry_point` must be 0 to 199, got -1"),
         ("max_level", None, -1, "`max_level` must be at least 0"),
         ("max_level", None, 30, "`entry_point` must have level 30"),
-        ("max_m", None, 0, "`max_m` must be at least 1"),
+        ("element_levels", 5, 64, "`element_levels` must be 0 to 63, got 64 at node 5"),
+        ("max_m", None, 5, "`level0` must have 11 columns"),
     ],
 )
-def test_damaged_packed_graph_is_refused(
+def test_damaged_filled_graph_is_refused(
     oracle: SimpleNamespace, name: str, position: Any, value: int, match: str
 ) -> None:
     vectors = oracle.clustered(200, 8, 1)
     arrays = damage(hnswlib_arrays(vectors, "l2", 4), name, position, value)
     with pytest.raises(ValueError, match=match):
-        searcher("packed", items_of(vectors), arrays, "l2")
+        searcher("filled", items_of(vectors), arrays, "l2")
 
 
 @pytest.mark.parametrize(
@@ -288,5 +288,9 @@ def test_random_damage_is_refused_or_searched_without_harm(data: st.DataObject, 
         graph = searcher(kind, items_of(vectors), arrays, "l2")
     except ValueError:
         return
+    if kind == "filled":
+        graph.resize(70)
+        graph.add(vectors[:10])
+        graph.replace(np.arange(20), vectors[20:40])
     ids = graph.search(vectors[:5], 5, 20)[1]
-    assert ((ids >= -1) & (ids < 60)).all()
+    assert ((ids >= -1) & (ids < 70)).all()

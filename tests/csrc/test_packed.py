@@ -125,20 +125,26 @@ def graph_arrays(vectors: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 @pytest.mark.parametrize("width", [7, 64, 101])
-def test_graph_search_equals_that_over_bytes(metric: str, width: int) -> None:
+def test_graph_search_equals_that_over_bytes(metric: str, width: int, oracle: SimpleNamespace) -> None:
     items = make_items(700, width)
     queries = make_items(30, width, seed=1).vectors
     norms = items.norms if metric == "l2" else None
     how = {"scale": items.scale, "offset": items.offset, "metric": metric}
-    classes = (_core.PackedGraphSearcher, _core.LinkedGraphSearcher)
-    for kind, arrays in zip(classes, graph_arrays(items.vectors), strict=True):
-        wanted = kind(items.codes, norms, **arrays, **how).search(queries, 10, 40)
-        for level in _core.simd_levels():
-            graph = kind(items.packed, norms, **arrays, **how, bits=4, level=level)
-            for got, expected in zip(graph.search(queries, 10, 40), wanted, strict=True):
+    filled, linked = graph_arrays(items.vectors)
+
+    def make(codes: np.ndarray, **options: Any) -> tuple[Any, Any]:
+        return (
+            oracle.filled(codes, **filled, **how, **options),
+            _core.LinkedGraphSearcher(codes, norms, **linked, **how, **options),
+        )
+
+    wanted = [graph.search(queries, 10, 40) for graph in make(items.codes)]
+    for level in _core.simd_levels():
+        graphs = make(items.packed, bits=4, level=level)
+        for graph, answer in zip(graphs, wanted, strict=True):
+            for got, expected in zip(graph.search(queries, 10, 40), answer, strict=True):
                 np.testing.assert_array_equal(got, expected)
-            if kind is _core.PackedGraphSearcher:
-                np.testing.assert_array_equal(graph.codes(np.array([5, 0])), items.packed[[5, 0]])
+        np.testing.assert_array_equal(graphs[0].codes(np.array([5, 0])), items.packed[[5, 0]])
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])

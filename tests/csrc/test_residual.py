@@ -133,7 +133,7 @@ def test_distances_are_nearly_those_of_float32(bits: int) -> None:
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 @pytest.mark.parametrize("bits", [8, 4])
-def test_graphs_and_forests_rescore_alike(metric: str, bits: int) -> None:
+def test_graphs_and_forests_rescore_alike(metric: str, bits: int, oracle: SimpleNamespace) -> None:
     """A graph that links everything and a forest of one leaf see all items, so they find what a flat search finds."""
     n = 50
     items = make_items(n, 37, bits, 2.0)
@@ -142,10 +142,11 @@ def test_graphs_and_forests_rescore_alike(metric: str, bits: int) -> None:
     norms, residual_norms = (items.norms, items.residual_norms) if metric == "l2" else (None, None)
     how = {"scale": items.scale, "offset": items.offset, "metric": metric, "bits": bits}
     others = np.array([[j for j in range(n) if j != i] for i in range(n)])
-    links = np.concatenate([np.full((n, 1), n - 1), others], 1).astype(np.uint32)
-    packed = _core.PackedGraphSearcher(
-        items.codes, norms, links, np.zeros(n, np.int32), np.empty(0, np.uint32), 1, 0, 0, **how
-    )
+    links = np.concatenate([np.full((n, 1), n - 1), others, np.zeros((n, 1), int)], 1).astype(np.uint32)
+    filled = oracle.filled(
+        items.codes, **how, max_m=n // 2, residuals=items.residuals, span=items.span, level0=links,
+        element_levels=np.zeros(n, np.int32), link_lists=np.empty(0, np.uint32), entry_point=0, max_level=0,
+    )  # fmt: skip
     linked = _core.LinkedGraphSearcher(
         items.codes, norms, np.arange(n + 1, dtype=np.uint64) * (n - 1), others.astype(np.int32).ravel(),
         np.array([0, n - 1], np.int32), 0, 0, **how,
@@ -155,8 +156,9 @@ def test_graphs_and_forests_rescore_alike(metric: str, bits: int) -> None:
         np.empty(0, np.float32), np.empty((0, 2), np.int32), np.array([0, n], np.uint32),
         np.arange(n, dtype=np.int32), np.array([-1], np.int32), metric, bits=bits,
     )  # fmt: skip
-    for other in (packed, linked, forest):
-        other.add_residuals(items.residuals, residual_norms, items.span)
+    for other in (filled, linked, forest):
+        if other is not filled:
+            other.add_residuals(items.residuals, residual_norms, items.span)
         for got, expected in zip(other.search(queries, 10, n), wanted, strict=True):
             np.testing.assert_array_equal(got, expected)
 

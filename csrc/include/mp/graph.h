@@ -39,29 +39,6 @@ struct mp_status mp_graph_link(struct mp_graph *graph, const uint64_t *offsets, 
                                const int32_t *neighbors, size_t n_neighbors, const int32_t *cum, size_t n_cum,
                                int64_t entry_point, int64_t max_level);
 
-/* hnswlib's arrays: level0 rows of 1 + max_links0 (count in the low 16 bits, links); link_lists as in the stub. */
-struct mp_hnsw_arrays {
-    const uint32_t *level0;
-    const int32_t *element_levels;
-    const uint32_t *link_lists;
-    size_t n_link_lists; /* length of link_lists */
-    size_t max_links0, max_links;
-    int64_t entry_point, max_level;
-};
-
-/* Owns what a packed graph points to. */
-struct mp_packed {
-    void *records;
-    size_t records_size;
-    uint32_t *upper_start;
-    int32_t *upper;
-    size_t n_upper; /* ids in `upper` */
-};
-
-/* Validates, then copies codes, norms and links of `graph->items` into records and points `graph` there. */
-struct mp_status mp_graph_pack(struct mp_graph *graph, struct mp_packed *packed, const struct mp_hnsw_arrays *arrays);
-void mp_packed_free(struct mp_packed *packed);
-
 /* Writes n_queries x k distances and ids; ef below k is raised to k. Empty slots as in mp_flat_search(). With a filter
  * (NULL: none) the walk ends when ef nodes that pass it are found and none that is nearer can be reached. */
 struct mp_status mp_graph_search(const struct mp_graph *graph, struct mp_scratch_pool *scratches, const float *queries,
