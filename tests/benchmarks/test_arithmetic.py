@@ -1,18 +1,24 @@
-"""The arithmetic behind the benchmark's table, and one tiny run of every installed engine."""
+"""The arithmetic behind the benchmark's tables, and tiny runs of every installed engine."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 
 import numpy as np
 import pytest
+import run
 from mp_bench.curves import Point, exact, median_speed, ratio, recall_of, speed_at
-from mp_bench.data import Data, load, with_dim
-from mp_bench.measuring import Subject
+from mp_bench.data import Data, first, load, mixed, with_dim
+from mp_bench.engines import Engine, FaissIndex, Hnswlib
+from mp_bench.keeping import Shelf
+from mp_bench.measuring import Subject, sweep
 from mp_bench.plan import GROUPS, PAIRED, TARGETS
-from mp_bench.report import plot, rows, subjects_data, table
-from mp_bench.session import run_groups
+from mp_bench.report import growth_data, growth_table, plot, plot_growth, subjects_data, table, write_json
+from mp_bench.rows import target_rows
+from mp_bench.scale import Growth, grow
+from mp_bench.session import CLOCKS, run_group
 
 CURVE = [Point(10, 0.90, 4000.0), Point(20, 0.96, 1000.0), Point(40, 0.99, 500.0)]
 
@@ -64,8 +70,8 @@ def subject(points, size, seconds):
 
 def test_rows_know_which_targets_are_met():
     fast = [Point(p.effort, p.recall, 3.5 * p.speed) for p in CURVE]
-    made = rows({"hnswlib": subject(CURVE, 1000.0, 10.0), "ours (hnswlib)": subject(fast, 400.0, 4.0)})
-    verdicts = {row.what: (round(row.ratio, 6), row.met) for row in made}
+    made = target_rows({"hnswlib": subject(CURVE, 1000.0, 10.0), "ours (hnswlib)": subject(fast, 400.0, 4.0)})
+    verdicts = {row.what: (round(row.compared, 6), row.met) for row in made}
     assert verdicts == {
         "queries/s one by one at 0.95": (3.5, True),
         "queries/s one by one at 0.98": (3.5, True),
@@ -77,9 +83,9 @@ def test_rows_know_which_targets_are_met():
 
 def test_a_level_that_we_do_not_reach_is_missed_and_one_that_the_peer_does_not_reach_is_met():
     low = [Point(10, 0.90, 10.0)]
-    ours_low = rows({"hnswlib": subject(CURVE, 1.0, 1.0), "ours (hnswlib)": subject(low, 1.0, 1.0)})
+    ours_low = target_rows({"hnswlib": subject(CURVE, 1.0, 1.0), "ours (hnswlib)": subject(low, 1.0, 1.0)})
     assert [row.met for row in ours_low[:2]] == [False, False]
-    peer_low = rows({"hnswlib": subject(low, 1.0, 1.0), "ours (hnswlib)": subject(CURVE, 1.0, 1.0)})
+    peer_low = target_rows({"hnswlib": subject(low, 1.0, 1.0), "ours (hnswlib)": subject(CURVE, 1.0, 1.0)})
     assert [row.met for row in peer_low[:2]] == [True, True]
 
 
@@ -105,18 +111,40 @@ def test_a_missing_file_is_named(tmp_path):
         load(str(tmp_path / "absent.npy"), "ip", None, 10)
 
 
-def test_a_tiny_run(tmp_path):
+@pytest.fixture(scope="module")
+def clusters():
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((30, 32))
     rows_ = (centres[rng.integers(0, 30, 4100)] + 0.5 * rng.standard_normal((4100, 32))).astype(np.float32)
     rows_ /= np.linalg.norm(rows_, axis=1, keepdims=True)
-    data = Data("clusters", rows_[:4000], rows_[4000:], "ip")
-    given = argparse.Namespace(
-        groups=["graph", "flat", "ivf", "forest"], peers=["hnswlib", "faiss flat", "annoy", "ivf256"],
-        k=10, rounds=1, threads=1, quick=True, clock="cpu",
-    )  # fmt: skip
-    subjects, skipped = run_groups(data, given)
-    assert skipped == []
+    return Data("clusters", rows_[:4000], rows_[4000:], "ip")
+
+
+def options(**changes):
+    given = {
+        "peers": None,
+        "k": 10,
+        "rounds": 1,
+        "threads": 1,
+        "quick": True,
+        "clock": "cpu",
+        "svg": None,
+        "dims": None,
+    }
+    return argparse.Namespace(**given | changes)
+
+
+def shelf_in(folder):
+    return Shelf(folder, CLOCKS["cpu"], "cpu")
+
+
+@pytest.mark.parametrize("k", [10, 100])
+def test_a_tiny_run(tmp_path, clusters, k):
+    given = options(peers=["hnswlib", "FAISS Flat", "annoy", "ivf256"], k=k)
+    true = exact(clusters.base, clusters.queries, k, "ip")
+    outcomes = [run_group(group, clusters, true, given, shelf_in(None)) for group in GROUPS]
+    subjects = {name: subject for outcome in outcomes for name, subject in outcome.subjects.items()}
+    assert [outcome.skipped for outcome in outcomes] == [[]] * len(GROUPS)
     assert {
         "hnswlib",
         "ours (hnswlib)",
@@ -129,7 +157,145 @@ def test_a_tiny_run(tmp_path):
         assert measured.bytes_a_vector > 0, name
         assert all(point.speed > 0 for points in measured.points.values() for point in points)
     assert subjects["ours (FAISS Flat)"].bytes_a_vector < subjects["FAISS Flat"].bytes_a_vector / 2
-    assert "queries/s" in table(rows(subjects))
+    assert all("queries/s" in table(outcome.rows) for outcome in outcomes)
     assert subjects_data(subjects)["hnswlib"]["points"]["one"]
     plot(subjects, tmp_path / "plot.svg", "clusters")
     assert (tmp_path / "plot.svg").read_text(encoding="utf-8").lstrip().startswith("<?xml")
+
+
+@pytest.mark.parametrize("metric", ["ip", "l2"])
+def test_recall_ceilings(clusters, metric):
+    data = Data("clusters", clusters.base, clusters.queries, metric)
+    outcome = run_group("ceiling", data, exact(data.base, data.queries, 10, metric), options(), shelf_in(None))
+    eight, with_residuals, four = (row.our_value for row in outcome.rows)
+    assert 0.9 < eight <= with_residuals
+    assert with_residuals > 0.99
+    assert four > 0.9
+    assert all(row.peer_value > 0.999 and row.what == "recall@10" for row in outcome.rows)
+
+
+def test_overhead_is_what_is_added_to_the_core(clusters):
+    made = run_group("overhead", clusters, None, options(), shelf_in(None)).rows
+    assert [row.ours for row in made] == [
+        f"ours ({name})" for name in ("hnswlib", "FAISS HNSWFlat", "FAISS IVF16 Flat", "FAISS Flat", "Annoy 20 trees")
+    ]
+    for row in made:
+        assert row.our_value > row.peer_value > 0
+        assert row.compared == row.our_value - row.peer_value
+
+
+def test_kept_indexes_answer_as_they_did_and_keep_their_times(tmp_path, clusters):
+    queries = clusters.queries[:20]
+    for group, peers in GROUPS.items():
+        for name, make in peers.items():
+            first_run, second_run = make(name, "ip", 1), make(name, "ip", 1)
+            try:
+                built = shelf_in(tmp_path).build(first_run, clusters)
+            except ImportError:
+                continue
+            loaded = shelf_in(tmp_path).build(second_run, clusters)
+            assert built.built_at == ""
+            assert (loaded.seconds, bool(loaded.built_at)) == (built.seconds, True), name
+            effort = first_run.efforts_for(10)[-1]
+            for engine in (first_run, second_run):
+                engine.set_effort(effort)
+            np.testing.assert_array_equal(first_run.batch(queries, 10), second_run.batch(queries, 10), err_msg=group)
+            assert second_run.bytes_a_vector(4000) == pytest.approx(first_run.bytes_a_vector(4000), rel=0.01)
+
+
+def test_other_vectors_or_parameters_are_not_taken_for_kept_ones(tmp_path, clusters):
+    shelf, others = shelf_in(tmp_path), Data("clusters", clusters.base[:-1], clusters.queries, "ip")
+    shelf.build(FaissIndex("FAISS IVF", "IVF16Flat"), clusters)
+    assert not shelf.build(FaissIndex("FAISS IVF", "IVF16Flat"), others).built_at
+    assert not shelf.build(FaissIndex("FAISS IVF", "IVF8Flat"), clusters).built_at
+    assert not shelf.build(FaissIndex("FAISS IVF", "IVF16Flat", threads=2), clusters).built_at
+    assert shelf.build(FaissIndex("FAISS IVF", "IVF16Flat"), clusters).built_at
+
+
+def test_graphs_are_not_asked_for_fewer_candidates_than_neighbours():
+    assert Hnswlib("hnswlib").efforts_for(10)[:3] == (10, 16, 24)
+    assert Hnswlib("hnswlib").efforts_for(100)[:3] == (100, 160, 256)
+    assert FaissIndex("IVF", "IVF16Flat").efforts_for(100)[0] == 2
+
+
+class _Scripted(Engine):
+    """Finds the first so many of ten neighbours."""
+
+    def __init__(self, found):
+        super().__init__("scripted")
+        self.efforts = tuple(found)
+        self._found = found
+
+    def efforts_for(self, k):
+        return self.efforts
+
+    def set_effort(self, effort):
+        self._effort = effort
+
+    def batch(self, queries, k):
+        return np.where(np.arange(k) < self._found[self._effort], np.arange(k), -1)[np.newaxis]
+
+
+@pytest.mark.parametrize(
+    ("found", "kept"),
+    [
+        ({10: 2, 20: 8, 40: 9, 80: 10, 160: 10}, [20, 40, 80]),  # enough at 80, and one below the range
+        ({10: 2, 20: 9, 40: 9, 80: 10}, [10, 20, 40]),  # no rise from 20 to 40
+        ({0: 9}, [0]),
+    ],
+)
+def test_the_sweep_ends_where_more_effort_is_not_worth_timing(found, kept):
+    measured = Subject(_Scripted(found), 0.0, 0.0)
+    sweep(measured, np.zeros((1, 2), np.float32), np.arange(10)[np.newaxis])
+    assert list(measured.recalls) == kept
+
+
+@pytest.mark.parametrize("metric", ["ip", "l2"])
+def test_mixtures_lie_between_real_rows(metric):
+    corners = Data("corners", np.eye(8, dtype=np.float32), np.eye(8, dtype=np.float32), metric)
+    made = mixed(corners, 70_000)
+    assert made.base.shape == (70_000, 8)
+    assert "mixtures" in made.label
+    assert np.all((made.base >= 0).all(axis=1) & ((made.base > 0).sum(axis=1) <= 2))
+    lengths = np.linalg.norm(made.base, axis=1) if metric == "ip" else made.base.sum(axis=1)
+    np.testing.assert_allclose(lengths, 1, rtol=1e-5)
+    np.testing.assert_array_equal(first(made, 30).base, made.base[:30])
+
+
+def test_growth_is_the_slope_of_the_logarithms(tmp_path):
+    growth = Growth("ours", {10: 3.0, 1000: 300.0, 100: 30.0})
+    assert growth.exponent == pytest.approx(1.0)
+    assert Growth("ours", {10: 3.0}).exponent is None
+    text = growth_table([growth, Growth("peer", {10: 2.0}), Growth("never")])
+    assert "| ours | 3.0 | 30.0 | 300 | 1.00 |" in text
+    assert "| peer | 2.0 | - | - | - |" in text
+    assert "| never | - | - | - | - |" in text
+    plot_growth([growth], tmp_path / "growth.svg", "title")
+    assert "<svg" in (tmp_path / "growth.svg").read_text(encoding="utf-8")
+
+
+def test_growth_of_a_tiny_run(clusters):
+    given = options(peers=["hnswlib", "ivf256 flat", "faiss flat"], scale=[3000, 1000])
+    steps = list(grow(clusters, given, shelf_in(None)))
+    assert [step.size for step in steps] == [1000] * 3 + [3000] * 3
+    assert "mixtures" in steps[-1].label
+    assert steps[-1].skipped == []
+    names = {growth.engine: growth for growth in steps[-1].growths}
+    assert {"hnswlib", "ours (hnswlib)", "ours (FAISS IVF Flat)", "FAISS Flat"} <= set(names)
+    assert list(names["ours (FAISS Flat)"].microseconds) == [1000, 3000]
+    assert growth_data(steps[-1].growths)["FAISS Flat"]["by_size"][3000] > 0
+    assert "ours (FAISS Flat)" in steps[-1].subjects
+
+
+def test_each_group_is_written_when_it_is_finished(tmp_path, clusters, capsys):
+    path, results = tmp_path / "figures.json", []
+    sizes = []
+
+    def write():
+        write_json(path, {"results": results})
+        sizes.append(len(json.loads(path.read_text(encoding="utf-8"))["results"][0]["rows"]))
+
+    run.run_table(clusters, options(groups=["flat", "ceiling"], peers=["sq8"]), shelf_in(None), results, write)
+    assert sizes == [3, 6]
+    assert "MISSED" in capsys.readouterr().out or all(row["met"] for row in results[0]["rows"])
+    assert set(GROUPS) <= set(run.GROUPS)

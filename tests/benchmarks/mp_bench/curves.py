@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 __all__ = ["Point", "exact", "median_speed", "ratio", "recall_of", "speed_at"]
 
+_VALUES_AT_ONCE = 20_000_000  # similarities that are held at once
+
 
 @dataclass(frozen=True)
 class Point:
@@ -33,11 +35,12 @@ def exact(
     """Return the true neighbours ``(q, k)`` by exhaustive float32 search; ties may fall either way."""
     half_norms = np.einsum("ij,ij->i", base, base) / 2 if metric == "l2" else np.float32(0)
     found = np.empty((len(queries), k), np.int64)
-    for start in range(0, len(queries), 100):
-        nearness = queries[start : start + 100] @ base.T - half_norms
+    block = max(1, _VALUES_AT_ONCE // len(base))
+    for start in range(0, len(queries), block):
+        nearness = queries[start : start + block] @ base.T - half_norms
         best = np.argpartition(-nearness, k - 1, axis=1)[:, :k]
         order = np.argsort(-np.take_along_axis(nearness, best, axis=1), axis=1)
-        found[start : start + 100] = np.take_along_axis(best, order, axis=1)
+        found[start : start + block] = np.take_along_axis(best, order, axis=1)
     return found
 
 

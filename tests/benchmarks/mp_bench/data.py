@@ -10,10 +10,11 @@ import numpy.typing as npt
 
 from mp_bench.sentences import cache_dir, load_sentences
 
-__all__ = ["Data", "load", "with_dim"]
+__all__ = ["Data", "first", "load", "mixed", "with_dim"]
 
 _WORD_QUERIES = 1_000
 _USED_WORDS = 2_000  # tokens before are placeholders that no text ever trained
+_MIXED_AT_ONCE = 50_000
 
 _Floats = npt.NDArray[np.float32]
 
@@ -58,6 +59,34 @@ def with_dim(data: Data, dim: int) -> Data:
     if data.metric == "ip":
         base, queries = _normalised(base), _normalised(queries)
     return Data(f"{data.label}, {verb}", base, queries, data.metric)
+
+
+def first(data: Data, n: int) -> Data:
+    """Return the first ``n`` vectors of ``data`` with its queries."""
+    return Data(data.label, data.base[:n], data.queries, data.metric)
+
+
+def mixed(data: Data, n: int) -> Data:
+    """Return ``n`` vectors that are mixtures of two rows of ``data`` each, in random shares, and queries made alike.
+
+    More vectors than there are real ones, and equally hard at every size; the label says what they are.
+    """
+    rng = np.random.default_rng(0)
+    label = f"{data.label}: mixtures of two random rows each"
+    queries = _mixtures(data.queries, len(data.queries), data.metric, rng)
+    return Data(label, _mixtures(data.base, n, data.metric, rng), queries, data.metric)
+
+
+def _mixtures(rows: _Floats, n: int, metric: str, rng: np.random.Generator) -> _Floats:
+    made = np.empty((n, rows.shape[1]), np.float32)
+    for start in range(0, n, _MIXED_AT_ONCE):
+        block = made[start : start + _MIXED_AT_ONCE]
+        firsts, seconds = rng.integers(0, len(rows), (2, len(block)))
+        share = rng.random((len(block), 1), np.float32)
+        block[:] = share * rows[firsts] + (1 - share) * rows[seconds]
+        if metric == "ip":
+            block[:] = _normalised(block)
+    return made
 
 
 def _resized(rows: _Floats, dim: int, seed: int) -> _Floats:

@@ -1,4 +1,4 @@
-"""The engines that are compared. Each says how to build, set, search and weigh one kind of index of one library.
+"""The engines that ours stand on. Each says how to build, keep, set, search and weigh one kind of index of a library.
 
 Libraries are imported when an engine is built, so that a peer that is not installed is listed as skipped.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["EF_CONSTRUCTION", "AnnoyForest", "Engine", "FaissIndex", "Hnswlib", "M", "Usearch", "Voyager"]
+__all__ = ["EF_CONSTRUCTION", "AnnoyForest", "Engine", "FaissIndex", "Hnswlib", "M"]
 
 M, EF_CONSTRUCTION = 16, 200
 
@@ -24,8 +24,10 @@ class Engine:
     """One index of one library; ``index`` is set by :meth:`build`."""
 
     package = ""
-    efforts: tuple[int, ...] = (10, 16, 24, 40, 64, 100, 160, 256, 400)
+    efforts: tuple[int, ...] = (10, 16, 24, 40, 64, 100, 160, 256, 400, 640, 1000)
     has_batch = True
+    suffix = ""
+    """Of the file that :meth:`save` writes; empty where an index cannot be kept."""
 
     def __init__(self, name: str, metric: str = "ip", threads: int = 1) -> None:
         self.name, self.metric, self.threads = name, metric, threads
@@ -35,8 +37,31 @@ class Engine:
         """Make the index; timed."""
         raise NotImplementedError
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What decides, beside the vectors, which index :meth:`build` makes and how fast."""
+        return {
+            "engine": type(self).__name__, "metric": self.metric, "threads": self.threads,
+            "M": M, "ef_construction": EF_CONSTRUCTION,
+        }  # fmt: skip
+
+    def save(self, path: Path) -> None:
+        """Write the index to ``path``."""
+        raise NotImplementedError
+
+    def load(self, path: Path, dim: int) -> None:
+        """Take the index that :meth:`save` wrote, of vectors of ``dim`` dimensions, in place of building it."""
+        raise NotImplementedError
+
+    def efforts_for(self, k: int) -> tuple[int, ...]:
+        """Return the settings that differ in a search for k: graphs never look at fewer than k candidates."""
+        return tuple(sorted({max(effort, k) for effort in self.efforts}))
+
     def set_effort(self, effort: int) -> None:
         """Set the knob between recall and speed."""
+
+    def set_threads(self, threads: int) -> None:
+        """Set the threads of the next searches where a call does not say them itself."""
 
     def prepared(self, query: _Floats) -> Any:
         """Return one query in the form that :meth:`one` takes: what the caller of that library would hold."""
@@ -59,6 +84,7 @@ class Hnswlib(Engine):
     """hnswlib as pip builds it."""
 
     package = "hnswlib"
+    suffix = "hnsw"
 
     def build(self, base: _Floats) -> None:
         import hnswlib
@@ -71,6 +97,16 @@ class Hnswlib(Engine):
         index.set_num_threads(self.threads)
         index.add_items(base, num_threads=self.threads)
         self.index = index
+
+    def save(self, path: Path) -> None:
+        self.index.save_index(str(path))
+
+    def load(self, path: Path, dim: int) -> None:
+        import hnswlib
+
+        self.index = hnswlib.Index(space=self.metric, dim=dim)
+        self.index.load_index(str(path))
+        self.index.set_num_threads(self.threads)
 
     def set_effort(self, effort: int) -> None:
         self.index.set_ef(effort)
@@ -86,9 +122,10 @@ class Hnswlib(Engine):
 
 
 class FaissIndex(Engine):
-    """A FAISS index by its class: ``kind`` is Flat, SQ8, HNSWFlat, HNSWSQ8, IVF256Flat or IVF256SQ8."""
+    """A FAISS index by its class: ``kind`` is Flat, SQ8, HNSWFlat, HNSWSQ8, or with 256 lists IVF256Flat, IVF256SQ8."""
 
     package = "faiss"
+    suffix = "faiss"
 
     def __init__(self, name: str, kind: str, metric: str = "ip", threads: int = 1) -> None:
         super().__init__(name, metric, threads)
@@ -98,10 +135,17 @@ class FaissIndex(Engine):
         elif kind.startswith("IVF"):
             self.efforts = (2, 4, 8, 16, 32, 64, 128)
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return super().parameters | {"kind": self.kind}
+
+    def efforts_for(self, k: int) -> tuple[int, ...]:
+        return super().efforts_for(k) if self.kind.startswith("HNSW") else self.efforts
+
     def build(self, base: _Floats) -> None:
         import faiss
 
-        faiss.omp_set_num_threads(self.threads)
+        self.set_threads(self.threads)
         dim, metric = base.shape[1], faiss.METRIC_L2 if self.metric == "l2" else faiss.METRIC_INNER_PRODUCT
         bits = faiss.ScalarQuantizer.QT_8bit
         if self.kind.startswith("HNSW"):
@@ -112,11 +156,12 @@ class FaissIndex(Engine):
             )
             made.hnsw.efConstruction = EF_CONSTRUCTION
         elif self.kind.startswith("IVF"):
+            n_lists = int(self.kind.removeprefix("IVF").removesuffix("SQ8").removesuffix("Flat"))
             self._coarse = faiss.IndexFlat(dim, metric)
             made = (
-                faiss.IndexIVFFlat(self._coarse, dim, 256, metric)
+                faiss.IndexIVFFlat(self._coarse, dim, n_lists, metric)
                 if self.kind.endswith("Flat")
-                else faiss.IndexIVFScalarQuantizer(self._coarse, dim, 256, bits, metric)
+                else faiss.IndexIVFScalarQuantizer(self._coarse, dim, n_lists, bits, metric)
             )
         else:
             made = (
@@ -126,11 +171,26 @@ class FaissIndex(Engine):
         made.add(base)
         self.index = made
 
+    def save(self, path: Path) -> None:
+        import faiss
+
+        faiss.write_index(self.index, str(path))
+
+    def load(self, path: Path, dim: int) -> None:
+        import faiss
+
+        self.index = faiss.read_index(str(path))
+
     def set_effort(self, effort: int) -> None:
         if self.kind.startswith("HNSW"):
             self.index.hnsw.efSearch = effort
         elif self.kind.startswith("IVF"):
             self.index.nprobe = effort
+
+    def set_threads(self, threads: int) -> None:
+        import faiss
+
+        faiss.omp_set_num_threads(threads)
 
     def batch(self, queries: _Floats, k: int) -> _Ids:
         return self.index.search(queries, k)[1]
@@ -147,16 +207,30 @@ class AnnoyForest(Engine):
     package = "annoy"
     efforts = (500, 1000, 2000, 4000, 8000, 16_000, 32_000, 64_000)
     has_batch = False
+    suffix = "ann"
 
     def build(self, base: _Floats) -> None:
-        from annoy import AnnoyIndex
-
-        index = AnnoyIndex(base.shape[1], "angular" if self.metric == "ip" else "euclidean")
+        index = self._empty(base.shape[1])
         index.set_seed(1)
         for item, vector in enumerate(base):
             index.add_item(item, vector)
         index.build(20, n_jobs=self.threads)
         self.index = index
+
+    def save(self, path: Path) -> None:
+        self.index.save(str(path))
+
+    def load(self, path: Path, dim: int) -> None:
+        self.index = self._empty(dim)
+        self.index.load(str(path), prefault=True)
+
+    def efforts_for(self, k: int) -> tuple[int, ...]:
+        return self.efforts
+
+    def _empty(self, dim: int) -> Any:
+        from annoy import AnnoyIndex
+
+        return AnnoyIndex(dim, "angular" if self.metric == "ip" else "euclidean")
 
     def set_effort(self, effort: int) -> None:
         self._search_k = effort
@@ -176,70 +250,3 @@ class AnnoyForest(Engine):
             path = Path(folder) / "forest.ann"
             self.index.save(str(path))
             return path.stat().st_size / n
-
-
-class Usearch(Engine):
-    """usearch with its 8-bit codes."""
-
-    package = "usearch"
-
-    def build(self, base: _Floats) -> None:
-        from usearch.index import Index
-
-        self.index = Index(
-            ndim=base.shape[1],
-            metric="cos" if self.metric == "ip" else "l2sq",
-            dtype="i8",
-            connectivity=M,
-            expansion_add=EF_CONSTRUCTION,
-        )
-        self.index.add(np.arange(len(base)), base, threads=self.threads)
-
-    def set_effort(self, effort: int) -> None:
-        self.index.expansion_search = effort
-
-    def one(self, query: Any, k: int) -> Any:
-        return self.index.search(query[0], k, threads=1)
-
-    def batch(self, queries: _Floats, k: int) -> _Ids:
-        return self.index.search(queries, k, threads=self.threads).keys.astype(np.int64)
-
-    def bytes_a_vector(self, n: int) -> float:
-        return self.index.serialized_length / n
-
-
-class Voyager(Engine):
-    """voyager with 8-bit storage, ``E4M3`` or ``Float8`` (which takes values in -1..1 only)."""
-
-    package = "voyager"
-
-    def __init__(self, name: str, storage: str, metric: str = "ip", threads: int = 1) -> None:
-        super().__init__(name, metric, threads)
-        self.storage = storage
-
-    def build(self, base: _Floats) -> None:
-        import voyager
-
-        space = voyager.Space.InnerProduct if self.metric == "ip" else voyager.Space.Euclidean
-        storage = getattr(voyager.StorageDataType, self.storage)
-        self.index = voyager.Index(
-            space,
-            base.shape[1],
-            M=M,
-            ef_construction=EF_CONSTRUCTION,
-            max_elements=len(base),
-            storage_data_type=storage,
-        )
-        self.index.add_items(base, num_threads=self.threads)
-
-    def set_effort(self, effort: int) -> None:
-        self.index.ef = effort
-
-    def prepared(self, query: _Floats) -> Any:
-        return query
-
-    def batch(self, queries: _Floats, k: int) -> _Ids:
-        return self.index.query(queries, k, num_threads=self.threads)[0].astype(np.int64)
-
-    def bytes_a_vector(self, n: int) -> float:
-        return len(self.index.as_bytes()) / n

@@ -10,7 +10,7 @@ from typing import Any
 
 import knn_adapters
 
-__all__ = ["describe", "load_average"]
+__all__ = ["describe", "load_average", "processor"]
 
 _PACKAGES = (
     "magic-pyramid", "numpy", "hnswlib", "faiss-cpu", "annoy", "usearch", "voyager", "scalable-vs"
@@ -20,7 +20,7 @@ _PACKAGES = (
 def describe() -> dict[str, Any]:
     """Return what a reader needs to judge the figures."""
     return {
-        "processor": _processor(),
+        "processor": f"{processor()} {_cpu_facts('cpu MHz')}".strip(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
         "system": platform.platform(),
@@ -35,16 +35,18 @@ def load_average() -> float | None:
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the name of the processor with what else identifies it; equal in every run on it."""
+    return _cpu_facts("cpu family", "model", "model name", "cache size") or platform.processor()
+
+
+def _cpu_facts(*names: str) -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return platform.processor()
-    facts = dict(line.split(":", 1) for line in lines if ":" in line)
-    return " ".join(f"{key.strip()} {value.strip()}" for key, value in facts.items() if key.strip() in _FACTS)
-
-
-_FACTS = {"model name", "cpu family", "model", "cpu MHz", "cache size"}
+        return ""
+    facts = {key.strip(): value.strip() for key, value in (line.split(":", 1) for line in lines if ":" in line)}
+    return " ".join(f"{name} {facts[name]}" for name in names if name in facts)
 
 
 def _version(package: str) -> str | None:

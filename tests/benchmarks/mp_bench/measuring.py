@@ -14,6 +14,7 @@ from mp_bench.engines import Engine
 __all__ = ["Subject", "measure", "sweep"]
 
 _LOW, _ENOUGH = 0.90, 0.985  # recalls between which the sweep is timed
+_FLAT = 0.0005  # a curve that rises no more than this from one effort to the next has ended
 
 _Floats = npt.NDArray[np.float32]
 _Ids = npt.NDArray[np.int64]
@@ -28,17 +29,23 @@ class Subject:
     bytes_a_vector: float
     recalls: dict[int, float] = field(default_factory=dict)
     points: dict[str, list[Point]] = field(default_factory=dict)
+    built_at: str = ""  # when, if an earlier run built it
 
 
 def sweep(subject: Subject, queries: _Floats, true: _Ids) -> None:
-    """Find the recall of each effort, from the lowest, until one is high enough; keep those worth timing."""
+    """Find the recall of each effort, from the lowest, until one is high enough or more brings no more; keep those
+    worth timing.
+    """
     k = true.shape[1]
     found: dict[int, float] = {}
-    for effort in subject.engine.efforts:
+    before = 0.0
+    subject.engine.set_threads(subject.engine.threads)
+    for effort in subject.engine.efforts_for(k):
         subject.engine.set_effort(effort)
         found[effort] = recall_of(subject.engine.batch(queries, k), true)
-        if found[effort] > _ENOUGH:
+        if found[effort] > _ENOUGH or 0 < found[effort] < before + _FLAT:
             break
+        before = found[effort]
     efforts = list(found)
     # The last setting below the interesting range stays: interpolation needs it.
     below = [effort for effort in efforts if found[effort] < _LOW]
@@ -65,6 +72,8 @@ def measure(
     for number in range(rounds):
         for subject, effort in turns if number % 2 == 0 else turns[::-1]:
             subject.engine.set_effort(effort)
+            # A second thread only waits while one query is searched, and FAISS pays for it.
+            subject.engine.set_threads(1 if mode == "one" else subject.engine.threads)
             if mode == "one":
                 speed = _one_by_one(subject.engine, prepared[subject.engine.name], k, seconds, clock)
             else:

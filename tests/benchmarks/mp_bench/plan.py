@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mp_bench.engines import AnnoyForest, Engine, FaissIndex, Hnswlib, Usearch, Voyager
+from mp_bench.engines import AnnoyForest, Engine, FaissIndex, Hnswlib
 from mp_bench.intel_svs import Svs
+from mp_bench.rivals import Usearch, Voyager
 
-__all__ = ["GROUPS", "PAIRED", "TARGETS", "Target", "peers_of"]
+__all__ = [
+    "CEILINGS",
+    "GROUPS",
+    "LEVELS",
+    "OVERHEAD_MICROSECONDS",
+    "PAIRED",
+    "TARGETS",
+    "Ceiling",
+    "Target",
+    "peers_of",
+]
 
 LEVELS = (0.95, 0.98)
 
@@ -91,10 +102,29 @@ TARGETS: tuple[Target, ...] = (
 )
 
 
-def peers_of(group: str, wanted: set[str] | None, metric: str, threads: int) -> list[Engine]:
-    """Return the peers of ``group``, those whose name holds one of the words ``wanted`` in lower case if given."""
+@dataclass(frozen=True)
+class Ceiling:
+    """Least recall of exhaustive search over codes, the highest that any index over them can reach."""
+
+    ours: str
+    bits: int
+    rescore: str
+    recall: float
+
+
+CEILINGS: tuple[Ceiling, ...] = (
+    Ceiling("8 bits", 8, "none", 0.993),
+    Ceiling("8 bits, residual level", 8, "residual", 0.999),
+    Ceiling("4 bits, residual level", 4, "residual", 0.98),
+)
+
+OVERHEAD_MICROSECONDS = 5.0  # that a call may add to that of the compiled core
+
+
+def peers_of(group: str, wanted: Sequence[str] | None, metric: str, threads: int) -> list[Engine]:
+    """Return the peers of ``group``, those whose name holds one of the words ``wanted``, in any case, if given."""
     return [
         make(name, metric, threads)
         for name, make in GROUPS[group].items()
-        if wanted is None or any(word in name.lower() for word in wanted)
+        if wanted is None or any(word.lower() in name.lower() for word in wanted)
     ]

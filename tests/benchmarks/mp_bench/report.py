@@ -1,74 +1,37 @@
-"""The table, its verdicts, the JSON data and the plot."""
+"""The tables, the JSON data and the plots."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mp_bench.curves import ratio, speed_at
 from mp_bench.measuring import Subject
-from mp_bench.plan import TARGETS, Target
+from mp_bench.rows import Row
+from mp_bench.scale import Growth
 
-__all__ = ["Row", "curves_table", "plot", "rows", "subjects_data", "table"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One promise and what became of it. ``limit`` is a least ratio for speeds and a largest one for the others."""
-
-    peer: str
-    ours: str
-    what: str
-    peer_value: float | None
-    our_value: float | None
-    ratio: float
-    limit: float
-
-    @property
-    def met(self) -> bool:
-        """Whether the promise is kept; sizes and build times in whole percent, as they are promised."""
-        return self.ratio >= self.limit if self.what.startswith("queries") else round(self.ratio, 2) <= self.limit
-
-
-def rows(subjects: dict[str, Subject]) -> list[Row]:
-    """Return the rows of the targets whose engines were both measured."""
-    made: list[Row] = []
-    for target in TARGETS:
-        if target.peer in subjects and target.ours in subjects:
-            made += _rows_of(target, subjects[target.peer], subjects[target.ours])
-    return made
-
-
-def _rows_of(target: Target, peer: Subject, ours: Subject) -> list[Row]:
-    def row(what: str, peers: float | None, our: float | None, limit: float) -> Row:
-        return Row(target.peer, target.ours, what, peers, our, ratio(our, peers), limit)
-
-    made: list[Row] = []
-    mode = "one by one" if target.mode == "one" else "in a batch"
-    pair = [subject.points.get(target.mode, []) for subject in (peer, ours)]
-    if all(pair):
-        for level in target.levels:
-            speeds = [speed_at(points, level) for points in pair]
-            made.append(row(f"queries/s {mode} at {level}", *speeds, target.speed))
-        if not target.levels:
-            made.append(row(f"queries/s {mode}", pair[0][0].speed, pair[1][0].speed, target.speed))
-    if target.size is not None:
-        made.append(row("bytes a vector", peer.bytes_a_vector, ours.bytes_a_vector, target.size))
-    if target.build is not None:
-        made.append(row("build seconds", peer.build_seconds, ours.build_seconds, target.build))
-    return made
+__all__ = [
+    "curves_table",
+    "growth_data",
+    "growth_table",
+    "plot",
+    "plot_growth",
+    "rows_data",
+    "subjects_data",
+    "table",
+    "write_json",
+]
 
 
 def table(made: list[Row]) -> str:
     """Return the rows as a Markdown table."""
-    lines = ["| against | ours | what | peer | ours | ratio | target | |", "|---|---|---|--:|--:|--:|--:|---|"]
+    lines = ["| against | ours | what | peer | ours | compared | target | |", "|---|---|---|--:|--:|--:|--:|---|"]
     for row in made:
-        sign = ">=" if row.what.startswith("queries") else "<="
         verdict = "met" if row.met else "MISSED"
-        found = "peer never" if math.isinf(row.ratio) else f"{row.ratio:.2f}"
-        cells = (row.peer, row.ours, row.what, _number(row.peer_value), _number(row.our_value), found)
+        cells = (row.peer, row.ours, row.what, _number(row.peer_value), _number(row.our_value), row.compared_text)
+        sign = ">=" if row.at_least else "<="
         lines.append(f"| {' | '.join(cells)} | {sign} {row.limit:g} | {verdict} |")
     return "\n".join(lines)
 
@@ -88,11 +51,43 @@ def subjects_data(subjects: dict[str, Subject]) -> dict[str, Any]:
     return {
         name: {
             "build_seconds": subject.build_seconds,
+            "built_at": subject.built_at or "this run",
             "bytes_a_vector": subject.bytes_a_vector,
             "points": {mode: [asdict(point) for point in points] for mode, points in subject.points.items()},
         }
         for name, subject in subjects.items()
     }
+
+
+def rows_data(made: list[Row]) -> list[dict[str, Any]]:
+    """Return the rows, in full precision, with their verdicts."""
+    return [asdict(row) | {"met": row.met} for row in made]
+
+
+def growth_data(growths: Sequence[Growth]) -> dict[str, Any]:
+    """Return microseconds by size, and the exponent, of each engine."""
+    return {growth.engine: {"by_size": growth.microseconds, "exponent": growth.exponent} for growth in growths}
+
+
+def growth_table(growths: Sequence[Growth]) -> str:
+    """Return microseconds a query by size and the exponent of their growth, as a Markdown table."""
+    sizes = sorted({size for growth in growths for size in growth.microseconds})
+    lines = [
+        f"| engine | {' | '.join(f'{size:,}' for size in sizes)} | grows as n^ |",
+        f"|---{'|--:' * len(sizes)}|--:|",
+    ]
+    for growth in growths:
+        cells = [_number(growth.microseconds.get(size)) for size in sizes]
+        exponent = "-" if growth.exponent is None else f"{growth.exponent:.2f}"
+        lines.append(f"| {growth.engine} | {' | '.join(cells)} | {exponent} |")
+    return "\n".join(lines)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write ``content`` in one step: a run that is cut off leaves what was written before."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=2, default=str), encoding="utf-8")
+    part.replace(path)
 
 
 def plot(subjects: dict[str, Subject], path: Path, title: str) -> None:
@@ -113,7 +108,26 @@ def plot(subjects: dict[str, Subject], path: Path, title: str) -> None:
     figure.savefig(path, format="svg")
 
 
+def plot_growth(growths: Sequence[Growth], path: Path, title: str) -> None:
+    """Write microseconds a query against the number of vectors, both logarithmic, as SVG; ours drawn heavier."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes = figure.add_subplot()
+    for growth in growths:
+        axes.plot(
+            list(growth.microseconds), list(growth.microseconds.values()), marker="o", markersize=3,
+            label=growth.engine, linewidth=2.4 if growth.engine.startswith("ours") else 1.0,
+        )  # fmt: skip
+    axes.set(xlabel="vectors", ylabel="microseconds a query, one by one", title=title, xscale="log", yscale="log")
+    axes.grid(visible=True, which="both", alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, format="svg")
+
+
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value > 1 else f"{value:.4f}"
