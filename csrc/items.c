@@ -13,8 +13,13 @@ void mp_fold_for(const struct mp_items *items, const float *vector, struct mp_qu
     query->unit = natural.unit;
     query->bias = natural.bias;
     query->sqnorm = natural.sqnorm;
-    if (items->residuals.codes)
-        query->step_sum = mp_dot_product(vector, items->scale, items->dim);
+    query->step_sum = items->residuals.codes ? mp_dot_product(vector, items->scale, items->dim) : 0;
+    if (items->metric == MP_METRIC_COSINE) {
+        const double inverse = query->sqnorm > 0 ? 1 / sqrt(query->sqnorm) : 0;
+        query->unit *= inverse;
+        query->bias *= inverse;
+        query->step_sum *= inverse;
+    }
     query->natural_high = natural.high;
     query->natural_low = natural.low;
     if (items->bits == 4) {
@@ -36,7 +41,7 @@ size_t mp_n_rescored(const struct mp_items *items, size_t k, size_t n) {
 }
 
 float mp_exact_key(const struct mp_items *items, const struct mp_query *query, size_t id, double product) {
-    if (items->metric == MP_METRIC_IP)
+    if (items->metric != MP_METRIC_L2)
         return (float)-product;
     const float norm = items->residuals.codes ? items->residuals.norms[id] : mp_item_norm(items, id);
     const double distance = query->sqnorm - 2 * product + (double)norm;
@@ -93,7 +98,7 @@ void mp_exact_ranks(const struct mp_items *items, const struct mp_query *query, 
 
 void mp_rescore(const struct mp_items *items, const struct mp_query *query, uint64_t *ranks, size_t count, size_t k,
                 float *distances, int64_t *ids) {
-    const float sign = items->metric == MP_METRIC_IP ? -1.0f : 1.0f;
+    const float sign = items->metric == MP_METRIC_L2 ? 1.0f : -1.0f;
     mp_exact_ranks(items, query, ranks, count);
     mp_sort_ranks(ranks, count);
     for (size_t i = 0; i < k; i++) {

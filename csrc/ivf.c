@@ -157,7 +157,7 @@ static void finish(const struct search *search, const struct mp_scan_target *tar
                    const double *products) {
     const struct mp_ivf *ivf = search->ivf;
     const size_t count = mp_topk_finish(target->topk);
-    const float sign = ivf->items.metric == MP_METRIC_IP ? -1.0f : 1.0f;
+    const float sign = ivf->items.metric == MP_METRIC_L2 ? 1.0f : -1.0f;
     float *distances = search->distances + row * search->k;
     int64_t *ids = search->ids + row * search->k;
     rescore(search, target->query, target->topk->ranks, count, row, products);

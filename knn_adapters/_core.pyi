@@ -107,7 +107,11 @@ class _Searcher:
         """
 
 class FlatSearcher(_Searcher):
-    """Exhaustive search over contiguous codes; ``norms`` are those of :func:`squared_norms`, needed for ``"l2"``."""
+    """Exhaustive search over contiguous codes; ``norms`` are those of :func:`squared_norms`, needed for ``"l2"``.
+
+    ``metric`` is ``"l2"``, ``"ip"`` or, over codes of vectors of length 1, ``"cosine"``: the inner product divided by
+    the query's length, 0 for a query of length 0. The searchers below take the same but where they say otherwise.
+    """
 
     def __init__(
         self,
@@ -130,6 +134,7 @@ class IvfSearcher:
 
     With ``centroids`` ``(lists, d)`` codes are those of residuals: an item decodes to ``centroid + offset + scale *
     code``. ``ids`` are what a search returns; among equal distances the item that stands first in the lists wins.
+    ``metric`` is ``"l2"`` or ``"ip"``.
     """
 
     def __init__(
@@ -196,7 +201,7 @@ class HnswGraph:
         capacity: number of nodes to make room for.
         scale: step of each dimension.
         offset: offset of each dimension.
-        metric: ``"l2"`` or ``"ip"``.
+        metric: ``"l2"``, ``"ip"`` or ``"cosine"``, for which vectors to add have length 1 and queries any.
         max_m: hnswlib's M, 2 to 10000: links of a node on upper levels; level 0 has twice as many.
         ef_construction: breadth of the search that finds links; ``max_m`` at least is used.
         seed: of the levels that nodes get.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from typing import Any
 
@@ -11,7 +10,17 @@ import numpy.typing as npt
 
 from mp_plugins import ArgumentError, argument_error
 
-__all__ = ["ItemError", "as_queries", "as_vectors", "check_choice", "check_finite", "check_k", "number_error"]
+__all__ = [
+    "ItemError",
+    "as_queries",
+    "as_values",
+    "as_vectors",
+    "check_choice",
+    "check_finite",
+    "check_k",
+    "has_missing",
+    "number_error",
+]
 
 
 class ItemError(ArgumentError, IndexError):
@@ -25,7 +34,7 @@ def as_vectors(argument: str, value: Any, *, dim: int | None = None) -> npt.NDAr
         ArgumentError: not numeric, not two-dimensional, without rows or columns, of another dimension than ``dim``, or
             holding NaN or infinity.
     """
-    vectors = _as_float32(argument, value)
+    vectors = as_values(argument, value)
     if vectors.ndim != 2 or vectors.size == 0:
         raise argument_error(
             argument, "must be a matrix of at least one vector", f"shape {vectors.shape}", "pass an array (n, d)"
@@ -38,6 +47,8 @@ def as_vectors(argument: str, value: Any, *, dim: int | None = None) -> npt.NDAr
 def as_queries(argument: str, value: Any, dim: int, *, single: bool = True) -> npt.NDArray[np.float32]:
     """Return ``value`` as a C-contiguous ``float32`` matrix ``(q, d)``, where q may be 0.
 
+    Whether the numbers are finite is left to what reads them: :func:`check_finite`, or the core, which refuses them.
+
     Args:
         argument: name for the messages.
         value: the queries.
@@ -45,9 +56,9 @@ def as_queries(argument: str, value: Any, dim: int, *, single: bool = True) -> n
         single: whether one vector ``(d,)`` is taken too, as one row.
 
     Raises:
-        ArgumentError: not numeric, of another dimension than ``dim``, or holding NaN or infinity.
+        ArgumentError: not numeric, or of another dimension than ``dim``.
     """
-    queries = _as_float32(argument, value)
+    queries = as_values(argument, value)
     if single and queries.ndim == 1:
         queries = queries[np.newaxis]
     if queries.ndim != 2:
@@ -55,17 +66,35 @@ def as_queries(argument: str, value: Any, dim: int, *, single: bool = True) -> n
             argument, "must be a matrix of vectors", f"shape {queries.shape}", f"pass an array (q, {dim})"
         )
     _check_dim(argument, queries, dim)
-    check_finite(argument, queries)
     return queries
+
+
+def has_missing(ids: npt.NDArray[np.int64]) -> bool:
+    """Whether a search found fewer than k for any row of ``ids`` ``(q, k)``: slots fill from the front."""
+    # A look at one number instead of a reduction, which costs more than the rest of a single query's wrapper.
+    return bool(ids[0, -1] < 0) if len(ids) == 1 else bool((ids[:, -1] < 0).any())
+
+
+def as_values(argument: str, value: Any) -> npt.NDArray[np.float32]:
+    """Return ``value`` as a C-contiguous ``float32`` array of any shape.
+
+    Raises:
+        ArgumentError: not numeric, or rows of unequal length.
+    """
+    if type(value) is np.ndarray and value.dtype == np.float32 and value.flags.c_contiguous:
+        return value
+    try:
+        # Values beyond float32's range become infinite here and are reported by check_finite.
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(value, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise argument_error(
+            argument, "must be numbers in a rectangular array", f"a {type(value).__name__}", "pass a float32 array"
+        ) from None
 
 
 def check_finite(argument: str, vectors: npt.NDArray[np.float32]) -> None:
     """Raise an ``ArgumentError`` that says where ``vectors`` first holds NaN or infinity."""
-    flat = vectors.reshape(-1)
-    # One product costs a fifth of isfinite() on a single query; it may overflow, hence the second look.
-    with np.errstate(over="ignore", invalid="ignore"):
-        if math.isfinite(flat.dot(flat)):
-            return
     finite = np.isfinite(vectors)
     if not finite.all():
         position = np.unravel_index(int(np.argmin(finite)), vectors.shape)
@@ -96,19 +125,6 @@ def check_choice(argument: str, value: Any, choices: tuple[str, ...]) -> str:
 def number_error(argument: str, value: object) -> ArgumentError:
     """Return the error for a value that is no integer."""
     return argument_error(argument, "must be an integer", repr(value), "pass an int")
-
-
-def _as_float32(argument: str, value: Any) -> npt.NDArray[np.float32]:
-    if type(value) is np.ndarray and value.dtype == np.float32 and value.flags.c_contiguous:
-        return value
-    try:
-        # Values beyond float32's range become infinite here and are reported by check_finite.
-        with np.errstate(over="ignore"):
-            return np.ascontiguousarray(value, dtype=np.float32)
-    except (TypeError, ValueError):
-        raise argument_error(
-            argument, "must be numbers in a rectangular array", f"a {type(value).__name__}", "pass a float32 array"
-        ) from None
 
 
 def _check_dim(argument: str, vectors: npt.NDArray[np.float32], dim: int | None) -> None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from knn_adapters import _core
 from knn_adapters._unsupported import reject_methods
-from knn_adapters._validation import ItemError, as_queries, check_k, number_error
+from knn_adapters._validation import ItemError, as_values, check_finite, check_k, number_error
 from knn_adapters.annoy_forest import Forest
 from knn_adapters.annoy_nodes import METRICS, Nodes, detect_metric, opened_copy
 from knn_adapters.evaluation import IndexStats
@@ -53,7 +53,7 @@ class AnnoyIndex(annoy.AnnoyIndex):
     def _take(self, nodes: Nodes, options: WrapOptions) -> None:
         vectors, present = nodes.item_vectors(), nodes.present
         quantizer = options.train_quantizer(METRICS[nodes.metric], vectors if present.all() else vectors[present])
-        affine, metric = (quantizer.scale, quantizer.offset), quantizer.core_metric
+        affine, metric = (quantizer.scale, quantizer.offset), quantizer.metric
         self._codes = quantizer.encode(vectors)
         self._norms = _core.squared_norms(self._codes, *affine, quantizer.bits) if metric == "l2" else None
         self._lengths = _lengths(vectors) if nodes.metric == "angular" else None
@@ -83,11 +83,10 @@ class AnnoyIndex(annoy.AnnoyIndex):
             ItemError: a wrong number of values (an ``IndexError``, as Annoy has it).
             ArgumentError: NaN or infinity, or n below 1.
         """
-        if np.shape(vector) != (self.f,):
-            raise ItemError(
-                str(argument_error("vector", f"must hold {self.f} numbers", np.shape(vector), "pass a list"))
-            )
-        return self._nearest(as_queries("vector", vector, self.f), n, search_k, include_distances)
+        values = as_values("vector", vector)
+        if values.shape != (self.f,):
+            raise ItemError(str(argument_error("vector", f"must hold {self.f} numbers", values.shape, "pass a list")))
+        return self._nearest(values[np.newaxis], n, search_k, include_distances)
 
     def get_nns_by_item(self, i: int, n: int, search_k: int = -1, include_distances: bool = False) -> Any:
         """Return the items nearest to item i; else as :meth:`get_nns_by_vector`.
@@ -134,11 +133,13 @@ class AnnoyIndex(annoy.AnnoyIndex):
 
     def _nearest(self, queries: npt.NDArray[np.float32], n: int, search_k: int, include_distances: bool) -> Any:
         count = check_k("n", n)
-        if self._metric == "angular":
-            queries = normalised(queries)
         effort = count * self.get_n_trees() if search_k == -1 else check_k("search_k", search_k)
         # Ids fill from the front; asking for more than all items would only allocate.
-        distances, ids = self._searcher.search(queries, min(count, self.get_n_items()), effort)
+        try:
+            distances, ids = self._searcher.search(queries, min(count, self.get_n_items()), effort)
+        except ValueError:
+            check_finite("vector", queries)
+            raise
         found = int((ids[0] >= 0).sum())
         items: list[int] = ids[0, :found].tolist()
         if not include_distances:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from knn_adapters._validation import as_queries, check_k
+from knn_adapters._validation import as_queries, check_finite, check_k
 from knn_adapters.recall import exact_neighbours, recall_at_k
 from knn_adapters.wrapping import find_adapter
 from mp_plugins import argument_error
@@ -97,6 +97,7 @@ def estimate_recall(index: Any, queries: npt.ArrayLike, k: int = 10) -> float:
     adapter = find_adapter(index)
     ids, vectors = adapter.vectors(index)
     checked = as_queries("queries", queries, vectors.shape[1])
+    check_finite("queries", checked)
     if not len(checked):
         raise argument_error("queries", "must hold at least one vector", "none", "pass vectors (q, d)")
     if check_k("k", k) > len(ids):

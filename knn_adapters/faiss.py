@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from knn_adapters import _core
 from knn_adapters._unsupported import protect_properties, reject_methods, unsupported
-from knn_adapters._validation import as_queries, check_k
+from knn_adapters._validation import as_queries, check_finite, check_k, has_missing
 from knn_adapters.evaluation import IndexStats
 from knn_adapters.faiss_arguments import check_8_bits, check_output, delivered
 from knn_adapters.second_level import SecondLevel
@@ -149,16 +149,21 @@ class _QuantizedIndex:
         check_output("D", D, (len(queries), count), np.float32)
         check_output("I", I, (len(queries), count), np.int64)
         threads = 1 if len(queries) == 1 else faiss.omp_get_max_threads()
-        if self._lists is not None:
-            distances, ids = self._lists.search(queries, count, self.nprobe, num_threads=threads)
-        elif self._hnsw is None:
-            distances, ids = self._searcher.search(queries, count, num_threads=threads)
-        else:
-            breadth = max(self._hnsw.efSearch, count)
-            distances, ids = self._searcher.search(queries, count, breadth, num_threads=threads)
-        if (ids[:, -1] < 0).any():
+        try:
+            distances, ids = self._search(queries, count, threads)
+        except ValueError:
+            check_finite("x", queries)
+            raise
+        if has_missing(ids):
             distances[ids < 0] = _FLOAT_MAX if self.metric_type == faiss.METRIC_L2 else -_FLOAT_MAX
         return delivered(distances, D), delivered(ids, I)
+
+    def _search(self: Any, queries: npt.NDArray[np.float32], k: int, threads: int) -> Any:
+        if self._lists is not None:
+            return self._lists.search(queries, k, self.nprobe, num_threads=threads)
+        if self._hnsw is not None:
+            return self._searcher.search(queries, k, max(self._hnsw.efSearch, k), num_threads=threads)
+        return self._searcher.search(queries, k, num_threads=threads)
 
     def __repr__(self: Any) -> str:
         return f"<knn_adapters.faiss.{type(self).__name__} d={self.d} ntotal={self.ntotal} bits={self._quantizer.bits}>"

@@ -14,10 +14,9 @@ import numpy.typing as npt
 
 from knn_adapters import _core
 from knn_adapters._unsupported import reject_methods, unsupported
-from knn_adapters._validation import as_queries, check_k, number_error
+from knn_adapters._validation import as_queries, check_finite, check_k, has_missing, number_error
 from knn_adapters.evaluation import IndexStats
 from knn_adapters.hnswlib_state import HnswState
-from knn_adapters.recall import normalised
 from knn_adapters.wrapping import WrapOptions
 from mp_plugins import UnsupportedError, missing_dependency
 
@@ -50,11 +49,11 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
 
     def _take(self, state: HnswState, options: WrapOptions) -> None:
         quantizer = options.train_quantizer(state.space, state.vectors)
-        scale, offset, metric = quantizer.scale, quantizer.offset, quantizer.core_metric
+        scale, offset = quantizer.scale, quantizer.offset
         codes = quantizer.encode(state.vectors)
         span = quantizer.span if getattr(quantizer, "residual", False) else 0.0
         self._graph = _core.HnswGraph(
-            len(scale), len(codes), scale, offset, metric, max_m=state.settings["M"],
+            len(scale), len(codes), scale, offset, quantizer.metric, max_m=state.settings["M"],
             ef_construction=state.settings["ef_construction"], seed=state.settings["seed"], bits=quantizer.bits,
             span=span,
         )  # fmt: skip
@@ -94,15 +93,16 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
         if filter is not None:
             raise unsupported("knn_query(filter=...)")
         queries = as_queries("data", data, self.dim)
-        if self.space == "cosine":
-            queries = normalised(queries)
         count = check_k("k", k)
         threads = num_threads if num_threads > 0 else self.num_threads
         if len(queries) <= threads * _ROWS_PER_THREAD:
             threads = 1
-        distances, ids = self._graph.search(queries, count, max(self.ef, count), num_threads=threads)
-        # Slots fill from the front, so the last column tells.
-        if (ids[:, -1] < 0).any():
+        try:
+            distances, ids = self._graph.search(queries, count, max(self.ef, count), num_threads=threads)
+        except ValueError:
+            check_finite("data", queries)
+            raise
+        if has_missing(ids):
             raise RuntimeError("Cannot return the results in a contiguous 2D array. Probably ef or M is too small")
         return self._labels[ids], distances if self.space == "l2" else 1.0 - distances
 

@@ -171,7 +171,7 @@ Items::Items(nb::handle codes_object, nb::handle norms_object, nb::handle scale,
     items.n = codes.shape(0);
     items.bits = static_cast<size_t>(bits);
     items.dim = quantization.scale.shape(0);
-    items.metric = metric_of(metric);
+    items.metric = metric_of(metric, true);
     items.byte_kernels = find_kernels(level);
     items.kernels = bits == 4 ? items.byte_kernels->u4 : items.byte_kernels;
     if (items.n > MP_MAX_ITEMS)
@@ -190,13 +190,16 @@ Items::Items(nb::handle codes_object, nb::handle norms_object, nb::handle scale,
     items.offset = quantization.offset.as<float>();
 }
 
-mp_metric metric_of(const char *name) {
+mp_metric metric_of(const char *name, bool with_cosine) {
     if (std::strcmp(name, "l2") == 0)
         return MP_METRIC_L2;
     if (std::strcmp(name, "ip") == 0)
         return MP_METRIC_IP;
-    fail("`metric` must be \"l2\" or \"ip\", got \"" + std::string(name) +
-         "\": for cosine normalise the vectors and use \"ip\"");
+    if (with_cosine && std::strcmp(name, "cosine") == 0)
+        return MP_METRIC_COSINE;
+    fail("`metric` must be \"l2\"" + std::string(with_cosine ? ", \"ip\" or \"cosine\"" : " or \"ip\"") + ", got \"" +
+         name +
+         (with_cosine ? "\": pass the one of the codes" : "\": for cosine normalise the vectors and use \"ip\""));
 }
 
 void Residuals::attach(mp_items &items, nb::handle codes_object, nb::handle norms_object, float range) {

@@ -59,7 +59,8 @@ struct Items {
           const char *level);
 };
 
-mp_metric metric_of(const char *name);
+// "l2", "ip" and, where `with_cosine`, "cosine".
+mp_metric metric_of(const char *name, bool with_cosine);
 
 // The second level of some items, kept alive.
 struct Residuals {

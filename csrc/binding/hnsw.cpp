@@ -30,7 +30,7 @@ class HnswGraph {
                                            span,
                                            by.scale.as<float>(),
                                            by.offset.as<float>(),
-                                           metric_of(metric),
+                                           metric_of(metric, true),
                                            find_kernels(level),
                                            static_cast<size_t>(max_m),
                                            static_cast<size_t>(std::max(ef_construction, max_m)),

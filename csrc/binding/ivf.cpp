@@ -21,7 +21,7 @@ class IvfSearcher {
         items.dim = dim_of(scale);
         items.scale = quantization_.scale.as<float>();
         items.offset = quantization_.offset.as<float>();
-        items.metric = metric_of(metric);
+        items.metric = metric_of(metric, false);
         items.bits = checked_bits(bits);
         items.byte_kernels = find_kernels(level);
         items.kernels = bits == 4 ? items.byte_kernels->u4 : items.byte_kernels;

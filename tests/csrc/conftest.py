@@ -47,7 +47,7 @@ def order_key(items: SimpleNamespace, metric: str, query: np.ndarray, ids: np.nd
     """The float32 key of the 8-bit query, by the formula of items.h."""
     high, _, unit, _ = _core.fold_query(query, items.scale, items.offset)
     dots = (items.codes[ids].astype(np.int64) @ high.astype(np.int64)).astype(np.float32)
-    if metric == "ip":
+    if metric != "l2":
         return -dots
     return items.norms[ids] + np.float32(-512 * unit) * dots
 
@@ -56,10 +56,13 @@ def exact_distance(items: SimpleNamespace, metric: str, query: np.ndarray, ids: 
     """The float32 distance of the 16-bit query, by the formula of items.h."""
     high, low, unit, bias = _core.fold_query(query, items.scale, items.offset)
     folded = 256 * high.astype(np.int64) + low
-    product = bias + unit * (items.codes[ids].astype(np.int64) @ folded).astype(np.float64)
-    if metric == "ip":
-        return product.astype(np.float32)
     squares = lane_sum(query.astype(np.float64) ** 2)
+    if metric == "cosine":
+        inverse = 1 / np.sqrt(squares) if squares > 0 else 0.0
+        unit, bias = unit * inverse, bias * inverse
+    product = bias + unit * (items.codes[ids].astype(np.int64) @ folded).astype(np.float64)
+    if metric != "l2":
+        return product.astype(np.float32)
     return np.maximum(squares - 2 * product + items.norms[ids].astype(np.float64), 0).astype(np.float32)
 
 
@@ -70,10 +73,10 @@ def search_among(
     keep = min(max(2 * k, k + 16), len(among))
     best = among[rank(order_key(items, metric, query, among), among)[:keep]]
     distances = exact_distance(items, metric, query, best)
-    order = rank(-distances if metric == "ip" else distances, best)[:k]
+    order = rank(distances if metric == "l2" else -distances, best)[:k]
     missing = k - len(order)
     return (
-        np.concatenate([distances[order], np.full(missing, -np.inf if metric == "ip" else np.inf, np.float32)]),
+        np.concatenate([distances[order], np.full(missing, np.inf if metric == "l2" else -np.inf, np.float32)]),
         np.concatenate([best[order], np.full(missing, -1)]),
     )
 

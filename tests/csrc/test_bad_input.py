@@ -74,7 +74,7 @@ def arguments(**changes: Any) -> dict[str, Any]:
         ({"scale": np.full(4, np.nan, np.float32)}, "`scale` must be finite"),
         ({"scale": np.full(4, -1, np.float32)}, "`scale` must not be negative, got -1"),
         ({"offset": np.full(4, np.inf, np.float32)}, "`offset` must be finite, got inf"),
-        ({"metric": "cosine"}, '`metric` must be "l2" or "ip", got "cosine"'),
+        ({"metric": "dot"}, '`metric` must be "l2", "ip" or "cosine", got "dot"'),
         ({"level": "sse9"}, '`level` must be one of serial.*, got "sse9"'),
     ],
 )

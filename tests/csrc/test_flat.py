@@ -30,7 +30,7 @@ def check(items: SimpleNamespace, metric: str, queries: np.ndarray, k: int, orac
             np.testing.assert_array_equal(distances, [row for row, _ in wanted])
 
 
-@pytest.mark.parametrize("metric", ["l2", "ip"])
+@pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
 def test_search_equals_the_oracle(dim: int, metric: str, oracle: SimpleNamespace) -> None:
     items = oracle.make_items(333, dim, seed=dim)
     queries = oracle.make_items(21, dim, seed=dim + 1).vectors
@@ -44,7 +44,7 @@ def test_search_equals_the_oracle(dim: int, metric: str, oracle: SimpleNamespace
     dim=st.integers(1, 130),
     k=st.integers(1, 80),
     n_queries=st.integers(1, 20),
-    metric=st.sampled_from(["l2", "ip"]),
+    metric=st.sampled_from(["l2", "ip", "cosine"]),
 )
 def test_awkward_sizes(
     oracle: SimpleNamespace, seed: int, n: int, dim: int, k: int, n_queries: int, metric: str
@@ -78,9 +78,20 @@ def test_zero_query(oracle: SimpleNamespace) -> None:
     zero = np.zeros((1, 5), np.float32)
     distances, ids = searcher(items, "l2").search(zero, 3)
     np.testing.assert_array_equal(distances[0], np.sort(items.norms)[:3])
-    distances, ids = searcher(items, "ip").search(zero, 3)
-    assert distances.tolist() == [[0, 0, 0]]
-    assert ids.tolist() == [[0, 1, 2]]
+    for metric in ("ip", "cosine"):
+        distances, ids = searcher(items, metric).search(zero, 3)
+        assert distances.tolist() == [[0, 0, 0]]
+        assert ids.tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("length", [1e-18, 1e-3, 7.0, 1e18])
+def test_cosine_takes_queries_of_any_length(length: float, oracle: SimpleNamespace) -> None:
+    items = oracle.make_items(200, 24)
+    queries = items.vectors[:9] / np.linalg.norm(items.vectors[:9], axis=1, keepdims=True)
+    wanted = searcher(items, "ip").search(queries, 5)
+    found = searcher(items, "cosine").search(queries * np.float32(length), 5)
+    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-4)
+    np.testing.assert_array_equal(found[1], wanted[1])
 
 
 def test_no_codes_and_no_queries() -> None:

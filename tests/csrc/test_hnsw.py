@@ -231,7 +231,7 @@ def test_no_room_changes_nothing(data: SimpleNamespace) -> None:
         ({"capacity": -1}, "`capacity` must be 0 to 2147483647, got -1"),
         ({"capacity": 2**31}, "`capacity` must be 0 to 2147483647, got 2147483648"),
         ({"scale": np.ones(3, np.float32)}, "`scale` must have length 4"),
-        ({"metric": "cosine"}, '`metric` must be "l2" or "ip", got "cosine"'),
+        ({"metric": "dot"}, '`metric` must be "l2", "ip" or "cosine", got "dot"'),
         ({"max_m": 1}, "`max_m` must be 2 to 10000, got 1: pass hnswlib's M"),
         ({"ef_construction": 0}, "`ef_construction` must be 1 to"),
         ({"level": "sse9"}, "`level` must be one of"),

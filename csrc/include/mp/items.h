@@ -2,10 +2,11 @@
  *
  *   l2   |q - x^|^2 = |q|^2 - 2 <q, x^> + |x^|^2     ascending; never below 0
  *   ip   <q, x^>                                     descending
+ *   cosine   <q, x^> / |q|, items encoded at length 1    descending; 0 for a query of length 0
  *
  * Traversals order items by a key, smaller is nearer, from the 8-bit query alone:
  *   l2   key = norm + weight * dot(c, high), weight = -2 * 256 * unit     (|q|^2 and the bias don't change the order)
- *   ip   key = -dot(c, high)
+ *   ip, cosine   key = -dot(c, high)
  * dot is exact in int32 and becomes a float here, exactly while |dot| <= 2^24 (d <= 514) and rounded above.
  * Rescoring computes the distance itself from the 16-bit query, in double, and from both levels of the items if they
  * have residuals (residual.h), which the keys don't see.
@@ -20,16 +21,16 @@
 /* Ids share a 32-bit word with one flag bit in the graph's pool. */
 #define MP_MAX_ITEMS 0x7FFFFFFF
 
-enum mp_metric { MP_METRIC_L2, MP_METRIC_IP };
+enum mp_metric { MP_METRIC_L2, MP_METRIC_IP, MP_METRIC_COSINE };
 
-/* The second level. `norms` are those of both levels together, NULL for MP_METRIC_IP. */
+/* The second level. `norms` are those of both levels together, NULL but for MP_METRIC_L2. */
 struct mp_residuals {
     const uint8_t *codes; /* NULL without a second level; n x dim */
     const float *norms;
     float range;
 };
 
-/* Everything is borrowed from the caller. Norms are NULL for MP_METRIC_IP, which doesn't need them. */
+/* Everything is borrowed from the caller. Norms are NULL but for MP_METRIC_L2, which alone needs them. */
 struct mp_items {
     const uint8_t *codes;
     const uint8_t *norms; /* floats, at a byte stride of their own */
