@@ -10,7 +10,14 @@ from mp_plugins import missing_dependency
 if TYPE_CHECKING:
     from hf_integration.calibration import CalibrationReport, calibrate
     from hf_integration.configuration_magic_pyramid import MagicPyramidConfig
-    from hf_integration.early_exit import ConfidenceCriterion, EntropyCriterion, ExitCriterion
+    from hf_integration.early_exit import (
+        ConfidenceCriterion,
+        EntropyCriterion,
+        ExitCriterion,
+        ExitEvidence,
+        MarginCriterion,
+    )
+    from hf_integration.exit_criteria import AgreementCriterion, LearnedCriterion, PatienceCriterion
     from hf_integration.exit_selection import ExitThresholdChoice, choose_exit_threshold
     from hf_integration.families import BertFamily, DistilBertFamily, ElectraFamily, ModelFamily, RobertaFamily
     from hf_integration.flops import baseline_flops
@@ -35,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RECIPE",
+    "AgreementCriterion",
     "AttentionPruner",
     "BertFamily",
     "CalibrationReport",
@@ -43,8 +51,10 @@ __all__ = [
     "ElectraFamily",
     "EntropyCriterion",
     "ExitCriterion",
+    "ExitEvidence",
     "ExitStates",
     "ExitThresholdChoice",
+    "LearnedCriterion",
     "MagicPyramidConfig",
     "MagicPyramidForQuestionAnswering",
     "MagicPyramidForSequenceClassification",
@@ -55,8 +65,10 @@ __all__ = [
     "MagicPyramidSequenceClassifierOutput",
     "MagicPyramidTokenClassifierOutput",
     "MagicPyramidTrainer",
+    "MarginCriterion",
     "ModelFamily",
     "OperatingPoint",
+    "PatienceCriterion",
     "RobertaFamily",
     "StageReport",
     "TokenPruner",
@@ -74,6 +86,7 @@ __all__ = [
 _MODULES = (
     "configuration_magic_pyramid",
     "early_exit",
+    "exit_criteria",
     "families",
     "flops",
     "outputs",

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_integration.batching import as_batches
 from hf_integration.configuration_magic_pyramid import MagicPyramidConfig, config_class, family_of, speed_settings
-from hf_integration.early_exit import InternalClassifier
+from hf_integration.early_exit import ExitCriterion, InternalClassifier
 from hf_integration.families import ModelFamily
 from hf_integration.inputs import BatchInputs
 from hf_integration.layouts import Layout
@@ -49,7 +49,7 @@ class PyramidModel(PreTrainedModel):
     # The layers are not called as modules, so their checkpointing wrapper would not run.
     supports_gradient_checkpointing = False
     # Absent from every plain checkpoint, and neutral until they are trained: not worth a warning.
-    _keys_to_ignore_on_load_missing = (r"^internal_classifiers\.", r"^token_pruner\.")
+    _keys_to_ignore_on_load_missing = (r"^internal_classifiers\.", r"^exit_criterion\.", r"^token_pruner\.")
     # The loss is the mean over the batch; without this, Trainer would take the ** of the plain forward for more.
     accepts_loss_kwargs = False
 
@@ -204,7 +204,7 @@ class PyramidModel(PreTrainedModel):
 
     def _init_weights(self, module: torch.nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, (InternalClassifier, TokenPruner)):
+        if isinstance(module, (InternalClassifier, ExitCriterion, TokenPruner)):
             module.reset_parameters()
 
     def _change(self, changes: Mapping[str, Any]) -> None:

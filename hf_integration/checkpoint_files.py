@@ -19,7 +19,7 @@ from mp_plugins import argument_error
 __all__ = ["load_checkpoint", "publish_folder", "save_checkpoint", "tokenise", "usable_length", "write_json"]
 
 # Absent from plain checkpoints without harm; see MagicPyramidForSequenceClassification.
-_OWN = ("internal_classifiers.", "token_pruner.")
+_OWN = ("internal_classifiers.", "exit_criterion.", "token_pruner.")
 _DEFAULT_MAX_LENGTH = 256
 
 

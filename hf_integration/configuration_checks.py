@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mp_plugins import UnsupportedError, argument_error
+from mp_plugins import UnsupportedError, argument_error, load_registry
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -32,13 +32,10 @@ def check_settings(config: MagicPyramidConfig) -> None:
     _check_keep_threshold(config)
     _check_max_layers(config)
     _check_names(config)
+    _check_tolerance(config)
     if config.exit_threshold > 0 and is_regression(config):
-        raise argument_error(
-            "exit_threshold",
-            "must be 0 for a regression head, which has no uncertainty",
-            config.exit_threshold,
-            "use `max_layers` or `keep_threshold` to make it faster",
-        )
+        # Reading the registry is slow, and every criterion is defined for classes.
+        load_registry("exit_criteria")[config.exit_criterion].check(config)
 
 
 def check_unit(argument: str, value: object) -> None:
@@ -99,6 +96,14 @@ def _check_keep_threshold(config: MagicPyramidConfig) -> None:
             raise argument_error(
                 "keep_threshold", "must be finite and at least 0", value, "0 keeps all, 1 cuts below-average tokens"
             )
+
+
+def _check_tolerance(config: MagicPyramidConfig) -> None:
+    value = config.exit_tolerance
+    if value is not None and not (_is_number(value) and 0 < value < float("inf")):
+        raise argument_error(
+            "exit_tolerance", "must be positive and finite", repr(value), "give it in the unit of the labels"
+        )
 
 
 def _check_max_layers(config: MagicPyramidConfig) -> None:

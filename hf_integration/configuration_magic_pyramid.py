@@ -40,7 +40,10 @@ class MagicPyramidConfig(PreTrainedConfig):
         exit_layers: depths with an internal classifier, out of ``0 .. num_hidden_layers - 1``; ``None`` means all.
         exit_threshold: a sample leaves where the uncertainty of an internal classifier (0 = sure, 1 = uniform) is
             below it; 0 = never.
-        exit_criterion: name of the measure of uncertainty, ``"entropy"`` or ``"confidence"`` or a plug-in's.
+        exit_criterion: name of the measure of uncertainty: ``"entropy"``, ``"confidence"``, ``"confidence-margin"``,
+            ``"patience"``, ``"agreement"``, ``"learned"`` or a plug-in's. The last three take regression heads too.
+        exit_tolerance: of regression heads, in the unit of the labels: predictions of consecutive exits that differ by
+            less are the same to the criteria ``"patience"`` and ``"agreement"``.
         token_pruner: name of the pruner, ``"attention"`` or a plug-in's; ``None`` = no pruner.
         pruning_layers: layers (1-based) that drop tokens between attention and feed-forward, out of
             ``1 .. num_hidden_layers - 1``: of the last layer only [CLS] is ever read. ``None`` means all of those.
@@ -75,6 +78,7 @@ class MagicPyramidConfig(PreTrainedConfig):
         exit_layers: Sequence[int] | None = None,
         exit_threshold: float | None = None,
         exit_criterion: str = "entropy",
+        exit_tolerance: float | None = None,
         token_pruner: str | None = "attention",  # noqa: S107 - not a password
         pruning_layers: Sequence[int] | None = None,
         keep_threshold: float | Sequence[float] | None = None,
@@ -92,6 +96,7 @@ class MagicPyramidConfig(PreTrainedConfig):
         self.exit_layers = exit_layers if exit_layers is None else list(exit_layers)
         self.exit_threshold = implied["exit_threshold"] if exit_threshold is None else exit_threshold
         self.exit_criterion = exit_criterion
+        self.exit_tolerance = exit_tolerance
         self.token_pruner = token_pruner
         self.pruning_layers = pruning_layers if pruning_layers is None else list(pruning_layers)
         self.keep_threshold = list(keep_threshold) if isinstance(keep_threshold, Sequence) else keep_threshold

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import abc
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import initialization as init
+
+from hf_integration.configuration_checks import is_regression
+from mp_plugins import argument_error
 
 if TYPE_CHECKING:
     from hf_integration.configuration_magic_pyramid import MagicPyramidConfig
@@ -18,22 +22,66 @@ __all__ = [
     "ConfidenceCriterion",
     "EntropyCriterion",
     "ExitCriterion",
+    "ExitEvidence",
     "InternalClassifier",
     "InternalClassifiers",
+    "MarginCriterion",
+    "judge_every_exit",
     "pooled_size",
     "should_exit",
 ]
 
 
-class ExitCriterion(abc.ABC):
-    """Measures how unsure a classifier is. Subclasses are registered with ``mp_register_exit_criteria``.
+@dataclass(frozen=True)
+class ExitEvidence:
+    """What is known about samples at an exit.
 
-    The decision itself is always ``uncertainty < exit_threshold``, so thresholds compare across criteria.
+    Attributes:
+        depth: of the exit.
+        logits: ``[n, exits, labels]``, of all exits asked so far; the last one is this one.
+        pooled: ``[n, features]``, what the internal classifier of this exit read.
     """
 
-    @abc.abstractmethod
+    depth: int
+    logits: Tensor
+    pooled: Tensor
+
+
+class ExitCriterion(nn.Module):
+    """Measures how unsure a classifier is. Subclasses are registered with ``mp_register_exit_criteria``.
+
+    The decision itself is always ``uncertainty < exit_threshold``, so thresholds compare across criteria. A subclass
+    defines :meth:`label_uncertainty`, or :meth:`judge` if one distribution is not all that it looks at.
+
+    Args:
+        config: the model's configuration.
+    """
+
+    # Numbers that it computes from the pooled state at each exit, for the count of operations.
+    outputs: ClassVar[int] = 0
+
+    def __init__(self, config: MagicPyramidConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @classmethod
+    def check(cls, config: MagicPyramidConfig) -> None:
+        """Refuse a configuration with exits that the criterion is not defined for; here regression heads.
+
+        Raises:
+            mp_plugins.ArgumentError: it is not defined.
+        """
+        if is_regression(config):
+            raise argument_error(
+                "exit_threshold",
+                f"must be 0 for a regression head, which has no uncertainty that {config.exit_criterion!r} measures",
+                config.exit_threshold,
+                "use another `exit_criterion`, 'patience', 'agreement' or 'learned', or `max_layers`",
+            )
+
     def label_uncertainty(self, probabilities: Tensor) -> Tensor:
         """Return the uncertainty of distributions ``[..., classes]`` as ``[...]``: 0 = sure, 1 = uniform."""
+        raise NotImplementedError(f"{type(self).__name__} must define label_uncertainty or judge")
 
     def uncertainty(self, logits: Tensor, *, multi_label: bool = False) -> Tensor:
         """Return the uncertainty of logits ``[n, labels]`` as float32 ``[n]``.
@@ -47,6 +95,36 @@ class ExitCriterion(abc.ABC):
             return self.label_uncertainty(logits.softmax(-1))
         positive = logits.sigmoid()
         return self.label_uncertainty(torch.stack((positive, 1 - positive), dim=-1)).amax(-1)
+
+    def judge(self, evidence: ExitEvidence) -> Tensor:
+        """Return the uncertainty of samples at an exit, float32 ``[n]``: 0 = sure, 1 = knows nothing.
+
+        A sample's value must not depend on the other samples.
+        """
+        many = self.config.problem_type == "multi_label_classification"
+        return self.uncertainty(evidence.logits[:, -1], multi_label=many)
+
+    def forward(self, evidence: ExitEvidence) -> Tensor:
+        """Return what :meth:`judge` says, and NaN, which never leaves, where this exit's logits are not finite."""
+        broken = ~evidence.logits[:, -1].isfinite().all(-1)
+        return self.judge(evidence).masked_fill(broken, math.nan)
+
+    def reset_parameters(self) -> None:
+        """Set the neutral start (nobody leaves) of parameters, only through ``transformers.initialization``."""
+
+    def prepare(self, pooled: Tensor) -> None:
+        """Get ready for training on pooled states ``[N, exits, features]``."""
+
+    def training_loss(self, collected: Mapping[str, Tensor], logits: Tensor, problem_type: str) -> Tensor | None:
+        """Return the loss of the criterion's own parameters in the stage ``exits``, a scalar, or ``None``.
+
+        Args:
+            collected: ``pooled`` ``[n, exits, features]``, ``teacher_logits`` ``[n, labels]`` of the last layer, and,
+                if the data set has them, ``labels``.
+            logits: of all internal classifiers, ``[n, exits, labels]``, without gradients.
+            problem_type: one of BERT's three.
+        """
+        return None
 
 
 class EntropyCriterion(ExitCriterion):
@@ -67,6 +145,31 @@ class ConfidenceCriterion(ExitCriterion):
         classes = max(2, probabilities.shape[-1])
         doubt: Tensor = 1 - probabilities.amax(-1)
         return doubt * (classes / (classes - 1))
+
+
+class MarginCriterion(ExitCriterion):
+    """One minus the lead of the most probable class over the next."""
+
+    def label_uncertainty(self, probabilities: Tensor) -> Tensor:
+        """See :meth:`ExitCriterion.label_uncertainty`."""
+        # The second place of a head with one class is empty.
+        first, second = functional.pad(probabilities, (0, 1)).topk(2, dim=-1).values.unbind(-1)
+        return 1 - (first - second)
+
+
+def judge_every_exit(criterion: ExitCriterion, depths: Sequence[int], logits: Tensor, pooled: Tensor) -> Tensor:
+    """Return the uncertainty at each exit of samples that leave at none, float32 ``[n, exits]``.
+
+    Args:
+        criterion: the model's.
+        depths: of the exits, ascending.
+        logits: ``[n, exits, labels]``.
+        pooled: ``[n, exits, features]``.
+    """
+    found = [
+        criterion(ExitEvidence(depth, logits[:, : index + 1], pooled[:, index])) for index, depth in enumerate(depths)
+    ]
+    return torch.stack(found, dim=1)
 
 
 def should_exit(uncertainty: Tensor, threshold: float) -> Tensor:
@@ -101,6 +204,13 @@ class InternalClassifier(nn.Module):
             init.zeros_(tensor)
         init.ones_(self.std)
 
+    @torch.no_grad()
+    def standardise(self, pooled: Tensor) -> None:
+        """Take mean and standard deviation of pooled states ``[N, features]``."""
+        self.mean.copy_(pooled.mean(0))
+        # A feature that never varies says nothing; the floor keeps it from being blown up on the next text.
+        self.std.copy_(pooled.std(0, correction=0).clamp_min(1e-3))
+
     def forward(self, pooled: Tensor) -> Tensor:
         """Return logits ``[n, labels]`` of pooled states ``[n, features]``."""
         standardised = (pooled.to(self.weight.dtype) - self.mean) / self.std
@@ -112,13 +222,14 @@ class InternalClassifiers(nn.Module):
 
     Args:
         config: the model's configuration; ``config.exit_depths`` are the depths.
+        labels: numbers that each classifier gives.
     """
 
-    def __init__(self, config: MagicPyramidConfig) -> None:
+    def __init__(self, config: MagicPyramidConfig, labels: int) -> None:
         super().__init__()
         self.depths = config.exit_depths
         features = pooled_size(config.hidden_size)
-        self.heads = nn.ModuleList(InternalClassifier(features, config.num_labels) for _ in self.depths)
+        self.heads = nn.ModuleList(InternalClassifier(features, labels) for _ in self.depths)
 
     def forward(self, depth: int, pooled: Tensor) -> Tensor:
         """Return the logits ``[n, labels]`` at ``depth`` from pooled states ``[n, features]``."""
@@ -128,6 +239,11 @@ class InternalClassifiers(nn.Module):
     def every_depth(self, pooled: Tensor) -> Tensor:
         """Return logits ``[n, exits, labels]`` of pooled states ``[n, exits, features]``."""
         return torch.stack([head(states) for head, states in zip(self.heads, pooled.unbind(1), strict=True)], dim=1)
+
+    def standardise(self, pooled: Tensor) -> None:
+        """Standardise the features of each classifier by ``[N, exits, features]``."""
+        for head, features in zip(self.heads, pooled.unbind(1), strict=True):
+            cast(InternalClassifier, head).standardise(features)
 
     def is_trained(self, depth: int) -> bool:
         """Tell whether the classifier at ``depth`` has left its neutral start."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from hf_integration.early_exit import ExitCriterion, InternalClassifiers, should_exit
+from hf_integration.early_exit import ExitCriterion, ExitEvidence, InternalClassifiers, should_exit
 from hf_integration.layouts import Layout, MaskedLayout
 from hf_integration.token_pruning import TokenPruner
 
@@ -21,14 +21,12 @@ class RunOptions:
 
     Attributes:
         exit_threshold: samples leave below this uncertainty; 0 = never.
-        multi_label: labels are independent.
         max_layers: everyone still there leaves at this depth; ``None`` = run all layers.
         soft_temperature: of the soft masks in training; ``None`` = hard decisions.
         record_pooled: also return the pooled states at every exit depth (use it with ``exit_threshold=0``).
     """
 
     exit_threshold: float = 0.0
-    multi_label: bool = False
     max_layers: int | None = None
     soft_temperature: float | None = None
     record_pooled: bool = False
@@ -82,6 +80,8 @@ class _Ledger:
     depths: list[int] = field(default_factory=list)
     pooled: list[Tensor] = field(default_factory=list)
     exits_asked: list[int] = field(default_factory=list)
+    # Logits of the exits that the running samples have passed, [n, exits, labels].
+    history: Tensor | None = None
 
     @classmethod
     def of(cls, layout: Layout, layers: int) -> _Ledger:
@@ -203,9 +203,13 @@ class PyramidEncoder(TokenEncoder):
             return
         ledger.exits_asked.append(depth)
         logits = self.classifiers(depth, pooled)
-        uncertainty = self.criterion.uncertainty(logits, multi_label=options.multi_label)
-        leaving = should_exit(uncertainty, options.exit_threshold)
-        leaving = torch.ones_like(leaving) if forced else leaving
+        history = logits[:, None] if ledger.history is None else torch.cat((ledger.history, logits[:, None]), dim=1)
+        if forced:
+            leaving = torch.ones_like(logits[:, 0], dtype=torch.bool)
+        else:
+            leaving = should_exit(self.criterion(ExitEvidence(depth, history, pooled)), options.exit_threshold)
         if leaving.any():
             ledger.let_go(layout.packing.sample_ids[leaving], logits[leaving], depth)
             layout.leave(~leaving)
+            history = history[~leaving]
+        ledger.history = history

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_integration.configuration_checks import is_regression
-from hf_integration.early_exit import should_exit
+from hf_integration.early_exit import judge_every_exit, should_exit
 from hf_integration.exit_training import collect_exit_states
 from hf_integration.flops import pyramid_flops
 from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
@@ -61,7 +61,9 @@ def choose_exit_threshold(
         raise argument_error("max_drop", "must be from 0 to 1", max_drop, "0.005 tolerates half a point")
     recorded = record_exits(model, batches, argument="batches")
     full = recorded.full_accuracy
-    candidates = torch.quantile(recorded.uncertainty.flatten(), torch.linspace(0, 1, _CANDIDATES))
+    finite = recorded.uncertainty[recorded.uncertainty.isfinite()]
+    # A broken classifier, at which nobody leaves, has none.
+    candidates = torch.quantile(finite, torch.linspace(0, 1, _CANDIDATES)) if len(finite) else finite
     chosen = 0.0
     for candidate in candidates.tolist():
         # The first miss ends the search: a lucky larger threshold would not hold on other data.
@@ -127,7 +129,14 @@ class RecordedExits:
         """Return what each sample costs, float32 ``[N]``; see :mod:`hf_integration.flops`."""
         ran = torch.arange(self.attended.shape[1]) < self.depth(threshold)[:, None]
         exits = model.internal_classifiers.depths if threshold > 0 else ()
-        return pyramid_flops(self.attended * ran, self.kept * ran, self.attended[:, 0], exits, model.config)
+        return pyramid_flops(
+            self.attended * ran,
+            self.kept * ran,
+            self.attended[:, 0],
+            exits,
+            model.config,
+            exit_outputs=model.config.num_labels + model.exit_criterion.outputs,
+        )
 
 
 @torch.no_grad()
@@ -162,10 +171,11 @@ def record_exits(
             "leave out samples without a label",
         )
     classifiers = model.internal_classifiers
-    logits = classifiers.every_depth(columns["pooled"].to(model.device)).cpu()
+    pooled = columns["pooled"].to(model.device)
+    logits = classifiers.every_depth(pooled)
     return RecordedExits(
-        uncertainty=model.exit_criterion.uncertainty(logits.flatten(0, 1)).view(logits.shape[:2]),
-        predicted=logits.argmax(-1),
+        uncertainty=judge_every_exit(model.exit_criterion, classifiers.depths, logits, pooled).cpu(),
+        predicted=logits.argmax(-1).cpu(),
         full=columns["teacher_logits"].argmax(-1),
         labels=labels,
         depths=torch.tensor([*classifiers.depths, config.num_hidden_layers]),

@@ -15,11 +15,10 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from hf_integration.early_exit import InternalClassifiers
 from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
 from mp_plugins import argument_error
 
-__all__ = ["CachedExits", "collect_exit_states", "distillation_loss", "standardise_from"]
+__all__ = ["CachedExits", "collect_exit_states", "distillation_loss"]
 
 
 class CachedExits(Dataset[dict[str, Tensor]]):
@@ -80,15 +79,6 @@ def collect_exit_states(
     if not columns:
         raise argument_error("batches", "must hold at least one batch", "none", "pass a data set that is not empty")
     return CachedExits({name: torch.cat(values) for name, values in columns.items()})
-
-
-@torch.no_grad()
-def standardise_from(classifiers: InternalClassifiers, pooled: Tensor) -> None:
-    """Set mean and standard deviation of the features of each classifier from ``[N, exits, features]``."""
-    for head, features in zip(classifiers.heads, pooled.unbind(1), strict=True):
-        head.get_buffer("mean").copy_(features.mean(0))
-        # A feature that never varies says nothing; the floor keeps it from being blown up on the next text.
-        head.get_buffer("std").copy_(features.std(0, correction=0).clamp_min(1e-3))
 
 
 def distillation_loss(

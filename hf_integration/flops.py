@@ -55,7 +55,13 @@ def baseline_flops(
 
 
 def pyramid_flops(
-    attended: Tensor, kept: Tensor, lengths: Tensor, exits: Sequence[int], config: MagicPyramidConfig
+    attended: Tensor,
+    kept: Tensor,
+    lengths: Tensor,
+    exits: Sequence[int],
+    config: MagicPyramidConfig,
+    *,
+    exit_outputs: int,
 ) -> Tensor:
     """Return the operations of one pass, float32 ``[batch]``.
 
@@ -65,6 +71,7 @@ def pyramid_flops(
         lengths: live tokens at the embeddings, int64 ``[batch]``.
         exits: depths at which internal classifiers were asked, ascending.
         config: shapes of the model.
+        exit_outputs: numbers computed from the pooled state at each exit: the logits, and what a criterion adds.
     """
     n_attended, n_kept = attended.double(), kept.double()
     total = 2 * (_layer_macs(n_attended[:, :-1], n_kept[:, :-1], config).sum(1) + _embedding_macs(lengths, config))
@@ -73,7 +80,7 @@ def pyramid_flops(
     # Tokens that an internal classifier at each depth pools over; 0 = the sample did not get there.
     pooled = torch.cat((lengths[:, None].double(), n_kept), dim=1)
     for depth in exits:
-        classifier = 6 * config.hidden_size * config.num_labels
+        classifier = 6 * config.hidden_size * exit_outputs
         total = total + (pooled[:, depth] > 0) * (2 * config.hidden_size * pooled[:, depth] + classifier)
     return total.float()
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hf_integration.base_model import PyramidModel, keep_changes
 from hf_integration.configuration_magic_pyramid import speed_settings
-from hf_integration.early_exit import InternalClassifiers
+from hf_integration.early_exit import ExitCriterion, InternalClassifiers
 from hf_integration.encoder import EncoderResult, PyramidEncoder, RunOptions
 from hf_integration.flops import pyramid_flops
 from hf_integration.inputs import BatchInputs
@@ -43,7 +43,7 @@ class MagicPyramidForSequenceClassification(PyramidModel):
 
     def own_modules(self) -> list[nn.Module]:
         """See :meth:`PyramidModel.own_modules`."""
-        return [*super().own_modules(), self.internal_classifiers]
+        return [*super().own_modules(), self.internal_classifiers, self.exit_criterion]
 
     def set_speed(
         self,
@@ -131,7 +131,14 @@ class MagicPyramidForSequenceClassification(PyramidModel):
             logits=result.logits,
             exit_layer=result.exit_layer,
             tokens_kept=result.kept,
-            flops=pyramid_flops(result.attended, result.kept.detach(), lengths, result.exits_asked, self.config),
+            flops=pyramid_flops(
+                result.attended,
+                result.kept.detach(),
+                lengths,
+                result.exits_asked,
+                self.config,
+                exit_outputs=self.config.num_labels + self.exit_criterion.outputs,
+            ),
         )
         self._add_states(
             output, given, {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
@@ -159,8 +166,10 @@ class MagicPyramidForSequenceClassification(PyramidModel):
         return {knob: level, "speed": None}
 
     def _add_modules(self, plugins: Any) -> None:
-        self.exit_criterion = load_registry("exit_criteria", plugins)[self.config.exit_criterion]()
-        self.internal_classifiers = InternalClassifiers(self.config)
+        self.exit_criterion: ExitCriterion = load_registry("exit_criteria", plugins)[self.config.exit_criterion](
+            self.config
+        )
+        self.internal_classifiers = InternalClassifiers(self.config, self.config.num_labels)
 
     def _options(self, soft_temperature: float | None) -> RunOptions:
         config = self.config
@@ -170,7 +179,6 @@ class MagicPyramidForSequenceClassification(PyramidModel):
             self._require_trained(config.max_layers)
         return RunOptions(
             exit_threshold=config.exit_threshold,
-            multi_label=config.problem_type == "multi_label_classification",
             max_layers=config.max_layers,
             soft_temperature=soft_temperature,
         )

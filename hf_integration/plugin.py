@@ -30,11 +30,15 @@ def mp_register_token_pruners(registry: mp_plugins.Registry[type[Any]]) -> None:
 
 @mp_plugins.hookimpl
 def mp_register_exit_criteria(registry: mp_plugins.Registry[type[Any]]) -> None:
-    """Register the two measures of uncertainty."""
-    from hf_integration import ConfidenceCriterion, EntropyCriterion
+    """Register the measures of uncertainty."""
+    from hf_integration import early_exit, exit_criteria
 
-    registry.register("entropy", EntropyCriterion)
-    registry.register("confidence", ConfidenceCriterion)
+    registry.register("entropy", early_exit.EntropyCriterion)
+    registry.register("confidence", early_exit.ConfidenceCriterion)
+    registry.register("confidence-margin", early_exit.MarginCriterion)
+    registry.register("patience", exit_criteria.PatienceCriterion)
+    registry.register("agreement", exit_criteria.AgreementCriterion)
+    registry.register("learned", exit_criteria.LearnedCriterion)
 
 
 @mp_plugins.hookimpl

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from hf_integration.configuration_checks import is_regression
-from hf_integration.exit_training import CachedExits, collect_exit_states, distillation_loss, standardise_from
+from hf_integration.exit_training import CachedExits, collect_exit_states, distillation_loss
 from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
 from mp_plugins import argument_error
 
@@ -20,12 +20,12 @@ __all__ = ["STAGES", "MagicPyramidTrainer"]
 
 STAGES = ("finetune", "soft", "hard", "exits")
 
-# What each stage trains, out of the backbone with its head, the pruner, and the internal classifiers.
+# What each stage trains, out of the backbone with its head, the pruner, the internal classifiers and the criterion.
 _TRAINED = {
     "finetune": frozenset({"backbone"}),
     "soft": frozenset({"backbone", "pruner"}),
     "hard": frozenset({"backbone"}),
-    "exits": frozenset({"classifiers"}),
+    "exits": frozenset({"classifiers", "criterion"}),
 }
 
 
@@ -37,8 +37,8 @@ class MagicPyramidTrainer(Trainer):
       enters the attention of the later layers, so that a weight of 0 is removal. The loss grows with the share of
       tokens kept.
     - ``hard``: weights alone, with tokens really dropped at the learned thresholds.
-    - ``exits``: internal classifiers alone, on the frozen backbone, from the last layer's answers and the labels. The
-      backbone runs over the data once.
+    - ``exits``: internal classifiers (and a learned exit criterion) alone, on the frozen backbone, from the last
+      layer's answers and the labels. The backbone runs over the data once.
 
     Args:
         *args: as for :class:`transformers.Trainer`.
@@ -161,15 +161,19 @@ class MagicPyramidTrainer(Trainer):
         return (tokens_kept[:, pruning] / lengths[:, None]).mean()
 
     def _exits_loss(self, inputs: dict[str, Any]) -> Tensor:
-        classifiers = self.model.internal_classifiers
-        return distillation_loss(
-            classifiers.every_depth(inputs["pooled"]),
+        logits = self.model.internal_classifiers.every_depth(inputs["pooled"])
+        problem_type = self._problem_type(inputs.get("labels"))
+        loss = distillation_loss(
+            logits,
             inputs["teacher_logits"],
             inputs.get("labels"),
-            problem_type=self._problem_type(inputs.get("labels")),
+            problem_type=problem_type,
             weight=self.distillation_weight,
             temperature=self.distillation_temperature,
         )
+        # The criterion learns from the answers and does not change them, so the two losses don't compete.
+        own: Tensor | None = self.model.exit_criterion.training_loss(inputs, logits.detach(), problem_type)
+        return loss if own is None else loss + own
 
     def _problem_type(self, labels: Tensor | None) -> str:
         config = self.model.config
@@ -183,7 +187,8 @@ class MagicPyramidTrainer(Trainer):
     def _prepare_exits(self) -> None:
         batches = self.get_test_dataloader(self.train_dataset)
         self.cached_exits = collect_exit_states(self.model, batches, description="states for the internal classifiers")
-        standardise_from(self.model.internal_classifiers, self.cached_exits.columns["pooled"])
+        for judge in (self.model.internal_classifiers.standardise, self.model.exit_criterion.prepare):
+            judge(self.cached_exits.columns["pooled"])
 
     @contextmanager
     def _stage_settings(self) -> Iterator[None]:
@@ -220,7 +225,7 @@ def _regroup(optimizer: torch.optim.Optimizer, own: list[torch.nn.Parameter], ra
 
 
 def _part_of(parameter_name: str) -> str:
-    parts = {"token_pruner": "pruner", "internal_classifiers": "classifiers"}
+    parts = {"token_pruner": "pruner", "internal_classifiers": "classifiers", "exit_criterion": "criterion"}
     return parts.get(parameter_name.partition(".")[0], "backbone")
 
 

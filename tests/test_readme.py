@@ -38,7 +38,7 @@ def _installed_plugin(monkeypatch):
 
 @pytest.mark.usefixtures("_installed_plugin")
 def test_the_strangers_plugin_registers_a_criterion():
-    criterion = load_registry("exit_criteria")["margin"]()
+    criterion = load_registry("exit_criteria")["margin"](hf_integration.MagicPyramidConfig())
     logits = torch.tensor([[9.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
     assert criterion.uncertainty(logits).tolist() == pytest.approx([0.0, 1.0], abs=1e-3)
 

@@ -50,7 +50,14 @@ def test_every_public_name_exists():
 def test_our_objects_come_in_by_the_entry_point():
     assert load_registry("token_pruners")["attention"] is hf_integration.AttentionPruner
     assert load_registry("exit_criteria")["entropy"] is hf_integration.EntropyCriterion
-    assert load_registry("exit_criteria")["confidence"] is hf_integration.ConfidenceCriterion
+    assert {name: made.__name__ for name, made in load_registry("exit_criteria").items()} == {
+        "entropy": "EntropyCriterion",
+        "confidence": "ConfidenceCriterion",
+        "confidence-margin": "MarginCriterion",
+        "patience": "PatienceCriterion",
+        "agreement": "AgreementCriterion",
+        "learned": "LearnedCriterion",
+    }
     assert isinstance(load_registry("model_families")["bert"], hf_integration.BertFamily)
 
 
