@@ -37,7 +37,14 @@ if TYPE_CHECKING:
     from hf_integration.recipe import RECIPE, StageReport, run_stages
     from hf_integration.registration import attach, detach, install, register, uninstall
     from hf_integration.speed_budget import OperatingPoint
-    from hf_integration.token_pruning import AttentionPruner, TokenPruner
+    from hf_integration.token_pruning import (
+        AttentionPruner,
+        ClsAttentionPruner,
+        GatePruner,
+        TokenEvidence,
+        TokenPruner,
+        TopKPruner,
+    )
     from hf_integration.training import MagicPyramidTrainer
 
 __all__ = [
@@ -46,6 +53,7 @@ __all__ = [
     "AttentionPruner",
     "BertFamily",
     "CalibrationReport",
+    "ClsAttentionPruner",
     "ConfidenceCriterion",
     "DistilBertFamily",
     "ElectraFamily",
@@ -54,6 +62,7 @@ __all__ = [
     "ExitEvidence",
     "ExitStates",
     "ExitThresholdChoice",
+    "GatePruner",
     "LearnedCriterion",
     "MagicPyramidConfig",
     "MagicPyramidForQuestionAnswering",
@@ -71,7 +80,9 @@ __all__ = [
     "PatienceCriterion",
     "RobertaFamily",
     "StageReport",
+    "TokenEvidence",
     "TokenPruner",
+    "TopKPruner",
     "attach",
     "baseline_flops",
     "calibrate",

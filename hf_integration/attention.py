@@ -8,12 +8,16 @@ and the padded rows outweigh the calls that they save.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["packed_attention", "received_attention"]
+__all__ = ["Importance", "first_attention", "packed_attention", "received_attention"]
+
+Importance = Literal["received", "first"]
+"""How attention tells the importance of tokens: by what all queries give them, or by what [CLS], the first, does."""
 
 # Rows of the score matrix held at once: bounds the memory to heads x 256 x n numbers, however long a text is.
 _QUERY_BLOCK = 256
@@ -28,7 +32,7 @@ def packed_attention(
     num_heads: int,
     query_lengths: Sequence[int] | None = None,
     dropout: float = 0.0,
-    with_importance: bool = False,
+    importance: Importance | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Attend within each sample of a packed batch.
 
@@ -40,26 +44,28 @@ def packed_attention(
         num_heads: number of heads.
         query_lengths: queries of each sample; as many as keys by default.
         dropout: probability with which attention weights are dropped.
-        with_importance: also return the importance of the keys; needs as many queries as keys.
+        importance: also return that of the keys; needs as many queries as keys.
 
     Returns:
         The context ``[T_q, heads * head_dim]`` and the importance ``r`` float32 ``[T]`` (or ``None``): the mean over
-        heads and queries of the attention that a token receives, times the length, so that it is 1 on average.
+        heads and queries (or of the first query) of the attention that a token receives, times the length, so that it
+        is 1 on average.
     """
     queries = _split_heads(query, query_lengths or lengths, num_heads)
     keys, values = _split_heads(key, lengths, num_heads), _split_heads(value, lengths, num_heads)
     contexts: list[Tensor] = []
     importances: list[Tensor] = []
     for q, k, v in zip(queries, keys, values, strict=True):
-        if with_importance or dropout > 0:
+        if importance == "received" or dropout > 0:
             # SDPA has no fused CPU kernel with dropout; its fallback measured 4 to 8 times slower than this.
-            context, importance = _attend_in_blocks(q, k, v, dropout)
-            importances.append(importance)
+            context, received = _attend_in_blocks(q, k, v, dropout)
         else:
             context = functional.scaled_dot_product_attention(q[None], k[None], v[None])[0]
+        if importance is not None:
+            importances.append(received if importance == "received" else _first_row(q.detach(), k.detach()))
         contexts.append(context.transpose(0, 1))
     merged = torch.cat(contexts).flatten(1)
-    return merged, torch.cat(importances) if with_importance else None
+    return merged, None if importance is None else torch.cat(importances)
 
 
 def received_attention(probabilities: Tensor, query_weights: Tensor) -> Tensor:
@@ -77,9 +83,28 @@ def received_attention(probabilities: Tensor, query_weights: Tensor) -> Tensor:
     return torch.einsum("bqk,bq->bk", mean_of_heads, query_weights.float())
 
 
+def first_attention(probabilities: Tensor, query_weights: Tensor) -> Tensor:
+    """Return the importance of the tokens of a padded batch to its first ones.
+
+    Args:
+        probabilities: attention of the first token of each sample, ``[batch, heads, seq]``.
+        query_weights: as for :func:`received_attention`.
+
+    Returns:
+        float32 ``[batch, seq]``; its mean over live tokens is 1.
+    """
+    return probabilities.float().mean(1) * query_weights.float().sum(1, keepdim=True)
+
+
 def _split_heads(packed: Tensor, lengths: Sequence[int], num_heads: int) -> tuple[Tensor, ...]:
     heads = packed.view(packed.shape[0], num_heads, -1).transpose(0, 1)
     return torch.split(heads, list(lengths), dim=1)
+
+
+def _first_row(q: Tensor, k: Tensor) -> Tensor:
+    """Return the importance to the first token of one sample, ``[heads, n, head_dim]`` each, as float32 ``[n]``."""
+    scores = torch.matmul(q[:, :1] * q.shape[-1] ** -0.5, k.transpose(1, 2))[:, 0]
+    return scores.softmax(-1).float().mean(0) * k.shape[1]
 
 
 def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> tuple[Tensor, Tensor]:

@@ -12,21 +12,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_integration.batching import as_batches
 from hf_integration.configuration_magic_pyramid import MagicPyramidConfig, config_class, family_of, speed_settings
 from hf_integration.early_exit import ExitCriterion, InternalClassifier
 from hf_integration.families import ModelFamily
 from hf_integration.inputs import BatchInputs
 from hf_integration.layouts import Layout
-from hf_integration.speed_budget import OperatingPoint, SpeedTable, measure_speed
+from hf_integration.speed_budget import LEVELS, OperatingPoint, SpeedTable, measure_speed, one_budget
 from hf_integration.token_pruning import TokenPruner
 from mp_plugins import UnsupportedError, argument_error, create_plugin_manager, load_registry
 
 __all__ = ["PyramidModel", "keep_changes", "model_class", "share_modules"]
-
-
-# What `set_budget` tries, from slowest to fastest; closer together where uncertainties of trained classifiers crowd.
-_LEVELS = (0.0, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 
 
 class PyramidModel(PreTrainedModel):
@@ -69,7 +64,9 @@ class PyramidModel(PreTrainedModel):
         plugins = create_plugin_manager()
         self.token_pruner: TokenPruner | None = None
         if config.token_pruner is not None:
-            self.token_pruner = load_registry("token_pruners", plugins)[config.token_pruner](config)
+            made: type[TokenPruner] = load_registry("token_pruners", plugins)[config.token_pruner]
+            made.check(config)
+            self.token_pruner = made(config)
         self._add_modules(plugins)
         # A second time, for the modules above; those that are initialised already are left alone.
         self.post_init()
@@ -99,8 +96,17 @@ class PyramidModel(PreTrainedModel):
             self.attached_to = (plain,)
         return self.attached_to[0]
 
+    def pruning_macs(self, *, soft: bool = False) -> int:
+        """Return the multiply-accumulates of the pruner for each token that enters a pruning layer, at the settings."""
+        pruner = self.token_pruner
+        return 0 if pruner is None or not (soft or pruner.is_active()) else pruner.macs_per_token
+
     def set_speed(
-        self, speed: float | None = None, *, keep_threshold: float | list[float] | Literal["learned"] | None = None
+        self,
+        speed: float | None = None,
+        *,
+        keep_threshold: float | list[float] | Literal["learned"] | None = None,
+        keep_rate: float | list[float] | None = None,
     ) -> None:
         """Choose how fast the model is. What is not given stays as it is; what is chosen is saved with the model.
 
@@ -108,13 +114,14 @@ class PyramidModel(PreTrainedModel):
             speed: 0.0 = the plain model, 1.0 = fastest; sets the strength of pruning.
             keep_threshold: cut on the importance, one number or one per pruning layer; ``"learned"`` returns to the
                 learned cuts.
+            keep_rate: of the pruner ``"top-k"``, see :class:`MagicPyramidConfig`.
 
         Raises:
             mp_plugins.ArgumentError: a value is out of range. The model is left as it was.
         """
         changes: dict[str, Any] = {"speed": None} if speed is None else self._knob_changes("speed", speed)
-        if keep_threshold is not None:
-            changes = {**changes, **keep_changes(keep_threshold), "speed": None}
+        if keep_threshold is not None or keep_rate is not None:
+            changes = {**changes, **keep_changes(keep_threshold, keep_rate), "speed": None}
         self._change(changes)
 
     def set_budget(
@@ -153,7 +160,7 @@ class PyramidModel(PreTrainedModel):
             >>> model.set_budget(ms=20, data=rows).accuracy  # doctest: +SKIP
             >>> model.set_budget(ms=10)  # doctest: +SKIP
         """
-        argument, limit = _one_budget(ms, flops)
+        argument, limit = one_budget(ms, flops)
         if data is None:
             if self.config.speed_table is None:
                 raise argument_error(
@@ -162,7 +169,10 @@ class PyramidModel(PreTrainedModel):
             table = SpeedTable.read(self.config.speed_table)
             table.require_valid(self, timed=argument == "ms")
         else:
-            table = self._measured(data, knob, batch_size, data_collator)
+            candidates = [self._knob_changes(knob, level) for level in LEVELS]
+            # The fastest one breaks a rule if any does.
+            self.config.updated(candidates[-1])
+            table = measure_speed(self, data, candidates, batch_size=batch_size, data_collator=data_collator)
         point = table.best(argument, limit)
         self._change({**point.settings, "speed_table": table.stored()})
         return point
@@ -176,29 +186,6 @@ class PyramidModel(PreTrainedModel):
         speed = level if knob == "speed" else None
         return {"keep_scale": speed_settings(level)["keep_scale"] if knob == "speed" else level, "speed": speed}
 
-    def _measured(
-        self,
-        data: Any,
-        knob: str,
-        batch_size: int,
-        data_collator: Callable[[list[Any]], Mapping[str, Any]] | None,
-    ) -> SpeedTable:
-        candidates = [self._knob_changes(knob, level) for level in _LEVELS]
-        # The fastest one breaks a rule if any does.
-        self.config.updated(candidates[-1])
-        batches = list(
-            as_batches(
-                data,
-                argument="data",
-                pad_token_id=self.config.pad_token_id,
-                batch_size=batch_size,
-                data_collator=data_collator,
-            )
-        )
-        if not batches:
-            raise argument_error("data", "must hold at least one batch", "none", "pass texts like those to come")
-        return measure_speed(self, batches, candidates)
-
     def _add_modules(self, plugins: Any) -> None:
         """Add what the head needs beside the pruner. A hook for subclasses."""
 
@@ -208,7 +195,9 @@ class PyramidModel(PreTrainedModel):
             module.reset_parameters()
 
     def _change(self, changes: Mapping[str, Any]) -> None:
-        self.config.updated(changes)
+        changed = self.config.updated(changes)
+        if self.token_pruner is not None:
+            self.token_pruner.check(changed)
         for name, value in changes.items():
             setattr(self.config, name, value)
 
@@ -226,7 +215,10 @@ class PyramidModel(PreTrainedModel):
     def _lay_out(self, inputs: BatchInputs, *, soft: bool, retain: bool = False) -> Layout:
         compact = self.config.execution == "compact" and not soft
         heads = self.config.num_attention_heads
-        return inputs.lay_out(self.family, self.base_model, heads, compact=compact, soft=soft, retain=retain)
+        protected = self.config.protected_token_ids or ()
+        return inputs.lay_out(
+            self.family, self.base_model, heads, compact=compact, protected_ids=protected, soft=soft, retain=retain
+        )
 
     def _is_neutral(self) -> bool:
         return self.token_pruner is None or not self.token_pruner.is_active()
@@ -281,18 +273,13 @@ def share_modules(source: PreTrainedModel, target: PreTrainedModel) -> None:
             setattr(target, name, getattr(source, name))
 
 
-def _one_budget(ms: float | None, flops: float | None) -> tuple[str, float]:
-    given = [(name, value) for name, value in (("ms", ms), ("flops", flops)) if value is not None]
-    if len(given) != 1:
-        raise argument_error("ms", "or `flops` must be given, and not both", dict(given), "pass one budget")
-    name, value = given[0]
-    if not value > 0:
-        raise argument_error(name, "must be positive", value, "see set_budget")
-    return name, value
-
-
-def keep_changes(keep_threshold: float | list[float] | Literal["learned"] | None) -> dict[str, Any]:
-    """Return the fields that a ``keep_threshold`` of ``set_speed`` changes."""
-    if keep_threshold is None:
-        return {}
-    return {"keep_threshold": None if keep_threshold == "learned" else keep_threshold, "keep_scale": 1.0}
+def keep_changes(
+    keep_threshold: float | list[float] | Literal["learned"] | None, keep_rate: float | list[float] | None
+) -> dict[str, Any]:
+    """Return the fields that a ``keep_threshold`` or a ``keep_rate`` of ``set_speed`` changes."""
+    changes: dict[str, Any] = {}
+    if keep_threshold is not None:
+        changes = {"keep_threshold": None if keep_threshold == "learned" else keep_threshold, "keep_scale": 1.0}
+    if keep_rate is not None:
+        changes.update(keep_rate=keep_rate, keep_scale=1.0)
+    return changes

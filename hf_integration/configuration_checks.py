@@ -30,6 +30,8 @@ def check_settings(config: MagicPyramidConfig) -> None:
     check_unit("exit_threshold", config.exit_threshold)
     check_unit("keep_scale", config.keep_scale)
     _check_keep_threshold(config)
+    _check_keep_rate(config)
+    _check_protected(config)
     _check_max_layers(config)
     _check_names(config)
     _check_tolerance(config)
@@ -80,22 +82,47 @@ def _check_layers(argument: str, layers: list[int] | None, *, first: int, last: 
 
 
 def _check_keep_threshold(config: MagicPyramidConfig) -> None:
-    value = config.keep_threshold
+    for cut in _one_per_pruning_layer("keep_threshold", config):
+        if not (_is_number(cut) and 0 <= cut < float("inf")):
+            raise argument_error(
+                "keep_threshold",
+                "must be finite and at least 0",
+                config.keep_threshold,
+                "0 keeps all, 1 cuts below-average tokens",
+            )
+
+
+def _check_keep_rate(config: MagicPyramidConfig) -> None:
+    for rate in _one_per_pruning_layer("keep_rate", config):
+        if not (_is_number(rate) and 0 < rate <= 1):
+            raise argument_error("keep_rate", "must be above 0 and at most 1", config.keep_rate, "1 keeps all")
+
+
+def _one_per_pruning_layer(argument: str, config: MagicPyramidConfig) -> list[float]:
+    """Return the values of a field that is absent, one number, or one number per pruning layer."""
+    value = getattr(config, argument)
     if value is None:
-        return
-    cuts = value if isinstance(value, list) else [value] * len(config.pruning_depths)
-    if config.token_pruner is None or len(cuts) != len(config.pruning_depths):
+        return []
+    values: list[float] = value if isinstance(value, list) else [value]
+    if config.token_pruner is None or (isinstance(value, list) and len(value) != len(config.pruning_depths)):
         raise argument_error(
-            "keep_threshold",
+            argument,
             f"must be one number or one per pruning layer ({len(config.pruning_depths)})",
             value,
             "see `token_pruner` and `pruning_layers`",
         )
-    for cut in [*cuts, *([] if isinstance(value, list) else [value])]:
-        if not (_is_number(cut) and 0 <= cut < float("inf")):
-            raise argument_error(
-                "keep_threshold", "must be finite and at least 0", value, "0 keeps all, 1 cuts below-average tokens"
-            )
+    return values
+
+
+def _check_protected(config: MagicPyramidConfig) -> None:
+    ids = config.protected_token_ids
+    if ids is not None and not all(_is_index(token) and 0 <= token < config.vocab_size for token in ids):
+        raise argument_error(
+            "protected_token_ids",
+            f"must be token ids from 0 to {config.vocab_size - 1}",
+            ids,
+            "pass tokenizer.all_special_ids",
+        )
 
 
 def _check_tolerance(config: MagicPyramidConfig) -> None:

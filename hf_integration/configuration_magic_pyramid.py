@@ -44,12 +44,18 @@ class MagicPyramidConfig(PreTrainedConfig):
             ``"patience"``, ``"agreement"``, ``"learned"`` or a plug-in's. The last three take regression heads too.
         exit_tolerance: of regression heads, in the unit of the labels: predictions of consecutive exits that differ by
             less are the same to the criteria ``"patience"`` and ``"agreement"``.
-        token_pruner: name of the pruner, ``"attention"`` or a plug-in's; ``None`` = no pruner.
+        token_pruner: name of the pruner: ``"attention"``, ``"cls-attention"``, ``"top-k"``, ``"gate"`` or a plug-in's;
+            ``None`` = no pruner.
         pruning_layers: layers (1-based) that drop tokens between attention and feed-forward, out of
             ``1 .. num_hidden_layers - 1``: of the last layer only [CLS] is ever read. ``None`` means all of those.
         keep_threshold: cut on the importance ``r`` (1 on average over the tokens of a text), one number or one per
             pruning layer, in place of the learned ones; ``None`` = the learned ones.
-        keep_scale: factor on the keep thresholds in ``[0, 1]``; 0 keeps every token.
+        keep_rate: of the pruner ``"top-k"``, in ``(0, 1]``: the share of a text's tokens that is left after the last
+            pruning layer, falling by the same step in each, or one share per pruning layer; ``None`` keeps all.
+        keep_scale: strength of pruning in ``[0, 1]``: a factor on the keep thresholds, or on the share that
+            ``keep_rate`` drops; 0 keeps every token.
+        protected_token_ids: tokens with these ids are never pruned, for example ``tokenizer.all_special_ids``; the
+            first token of a text, [CLS], never is.
         max_layers: run at most this many layers; below ``num_hidden_layers`` it must be one of ``exit_layers``.
         execution: ``"compact"`` (tokens and samples really leave) or ``"masked"`` (dense, the same results).
         speed: the last value of ``set_speed``, from which ``exit_threshold`` and ``keep_scale`` follow unless given.
@@ -82,7 +88,9 @@ class MagicPyramidConfig(PreTrainedConfig):
         token_pruner: str | None = "attention",  # noqa: S107 - not a password
         pruning_layers: Sequence[int] | None = None,
         keep_threshold: float | Sequence[float] | None = None,
+        keep_rate: float | Sequence[float] | None = None,
         keep_scale: float | None = None,
+        protected_token_ids: Sequence[int] | None = None,
         max_layers: int | None = None,
         execution: str = "compact",
         speed: float | None = None,
@@ -100,6 +108,8 @@ class MagicPyramidConfig(PreTrainedConfig):
         self.token_pruner = token_pruner
         self.pruning_layers = pruning_layers if pruning_layers is None else list(pruning_layers)
         self.keep_threshold = list(keep_threshold) if isinstance(keep_threshold, Sequence) else keep_threshold
+        self.keep_rate = list(keep_rate) if isinstance(keep_rate, Sequence) else keep_rate
+        self.protected_token_ids = None if protected_token_ids is None else list(protected_token_ids)
         self.keep_scale = implied["keep_scale"] if keep_scale is None else keep_scale
         self.max_layers = max_layers
         self.execution = execution

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hf_integration.early_exit import ExitCriterion, ExitEvidence, InternalClassifiers, should_exit
 from hf_integration.layouts import Layout, MaskedLayout
-from hf_integration.token_pruning import TokenPruner
+from hf_integration.token_pruning import TokenEvidence, TokenPruner
 
 __all__ = ["EncoderResult", "PyramidEncoder", "RunOptions", "TokenEncoder", "TokenResult"]
 
@@ -146,20 +146,23 @@ class TokenEncoder:
 
     def _run_layer(self, depth: int, layout: Layout, soft_temperature: float | None, *, active: bool) -> None:
         layer = self.layers[depth - 1]
-        prune = active and depth in self.pruning_depths
-        importance = layout.attend(layer, with_importance=prune)
-        if self.pruner is not None and importance is not None and prune:
+        pruner = self.pruner if active and depth in self.pruning_depths else None
+        importance = layout.attend(layer, importance=None if pruner is None else pruner.attention)
+        if pruner is not None:
+            evidence = TokenEvidence(
+                depth=depth,
+                importance=importance,
+                states=layout.live_states() if pruner.reads_states else None,
+                protected=layout.protected_tokens(),
+                packing=layout.packing,
+                initial_lengths=layout.initial_lengths(),
+            )
             if soft_temperature is not None and isinstance(layout, MaskedLayout):
-                weights = self.pruner.soft_mask(depth, importance, soft_temperature)
-                layout.weigh_tokens(self._keep_first(weights, layout))
+                weights = pruner.soft_mask(evidence, soft_temperature)
+                layout.weigh_tokens(weights.masked_fill(evidence.protected, 1.0))
             else:
-                layout.keep_tokens(self._keep_first(self.pruner.keep_mask(depth, importance), layout))
+                layout.keep_tokens(pruner.keep_mask(evidence) | evidence.protected)
         layout.transform(layer)
-
-    @staticmethod
-    def _keep_first(mask: Tensor, layout: Layout) -> Tensor:
-        """Return ``mask`` with [CLS], which the classifiers read, set to kept."""
-        return mask.index_fill(0, layout.packing.first_tokens, 1)
 
 
 @dataclass(frozen=True)

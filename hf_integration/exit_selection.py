@@ -136,6 +136,7 @@ class RecordedExits:
             exits,
             model.config,
             exit_outputs=model.config.num_labels + model.exit_criterion.outputs,
+            pruning_macs=model.pruning_macs(),
         )
 
 

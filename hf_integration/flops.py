@@ -62,6 +62,7 @@ def pyramid_flops(
     config: MagicPyramidConfig,
     *,
     exit_outputs: int,
+    pruning_macs: int,
 ) -> Tensor:
     """Return the operations of one pass, float32 ``[batch]``.
 
@@ -72,9 +73,11 @@ def pyramid_flops(
         exits: depths at which internal classifiers were asked, ascending.
         config: shapes of the model.
         exit_outputs: numbers computed from the pooled state at each exit: the logits, and what a criterion adds.
+        pruning_macs: multiply-accumulates of the pruner for each token that enters a pruning layer.
     """
     n_attended, n_kept = attended.double(), kept.double()
     total = 2 * (_layer_macs(n_attended[:, :-1], n_kept[:, :-1], config).sum(1) + _embedding_macs(lengths, config))
+    total = total + 2 * _pruning_macs(n_attended, pruning_macs, config)
     reached_head = n_attended[:, -1] > 0
     total = total + reached_head * 2 * (_last_layer_macs(n_attended[:, -1], config) + _head_macs(config))
     # Tokens that an internal classifier at each depth pools over; 0 = the sample did not get there.
@@ -86,7 +89,7 @@ def pyramid_flops(
 
 
 def token_level_flops(
-    attended: Tensor, kept: Tensor, lengths: Tensor, outputs: int, config: MagicPyramidConfig
+    attended: Tensor, kept: Tensor, lengths: Tensor, outputs: int, config: MagicPyramidConfig, *, pruning_macs: int
 ) -> Tensor:
     """Return the operations of one pass of a head that reads every token, float32 ``[batch]``.
 
@@ -96,8 +99,10 @@ def token_level_flops(
         lengths: live tokens, int64 ``[batch]``.
         outputs: numbers that the head gives for each token.
         config: shapes of the model.
+        pruning_macs: as for :func:`pyramid_flops`.
     """
     macs = _layer_macs(attended.double(), kept.double(), config).sum(1) + _embedding_macs(lengths, config)
+    macs = macs + _pruning_macs(attended.double(), pruning_macs, config)
     flops: Tensor = 2 * (macs + lengths * config.hidden_size * outputs)
     return flops.float()
 
@@ -117,6 +122,10 @@ def _last_layer_macs(n_attended: Tensor, config: PreTrainedConfig) -> Tensor:
     keys_and_values = 2 * width * width * n_attended + 2 * width * n_attended
     macs: Tensor = keys_and_values + 2 * width * width + 2 * width * inner
     return macs
+
+
+def _pruning_macs(n_attended: Tensor, macs_per_token: int, config: MagicPyramidConfig) -> Tensor:
+    return macs_per_token * n_attended[:, [depth - 1 for depth in config.pruning_depths]].sum(1)
 
 
 def _embedding_macs(tokens: Tensor, config: PreTrainedConfig) -> Tensor:

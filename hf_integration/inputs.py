@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,7 @@ class BatchInputs:
         num_heads: int,
         *,
         compact: bool,
+        protected_ids: Sequence[int] = (),
         soft: bool = False,
         retain: bool = False,
     ) -> Layout:
@@ -77,15 +79,24 @@ class BatchInputs:
             backbone: the model without its head.
             num_heads: attention heads.
             compact: drop the padding before the embeddings.
+            protected_ids: tokens of these ids are never pruned; those of ``inputs_embeds`` have none.
             soft: the tokens get weights (not with ``compact``).
             retain: keep the last states of dropped tokens.
         """
         rows, packing = unpad(self.attention_mask)
+        protected = self._protected(protected_ids)
         if not compact:
             hidden = family.embed(backbone, **self.fields)
-            return MaskedLayout(family, num_heads, packing, hidden, self.live, soft=soft, retain=retain)
+            return MaskedLayout(family, num_heads, packing, hidden, protected, self.live, soft=soft, retain=retain)
         packed = {name: field.flatten(0, 1)[rows][None] for name, field in self.fields.items()}
-        return CompactLayout(family, num_heads, packing, family.embed(backbone, **packed)[0], retain=retain)
+        hidden = family.embed(backbone, **packed)[0]
+        return CompactLayout(family, num_heads, packing, hidden, protected.flatten()[rows], retain=retain)
+
+    def _protected(self, ids: Sequence[int]) -> Tensor:
+        tokens = self.fields.get("input_ids")
+        if tokens is None or not ids:
+            return torch.zeros_like(self.live)
+        return torch.isin(tokens, torch.tensor(ids, device=tokens.device))
 
 
 def _tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hf_integration.attention import packed_attention, received_attention
+from hf_integration.attention import Importance, first_attention, packed_attention, received_attention
 from hf_integration.families import ModelFamily
 from hf_integration.packing import Packing, pad, select_samples, select_tokens
 
@@ -27,22 +27,41 @@ class Layout(abc.ABC):
         num_heads: attention heads.
         packing: live tokens of the running samples.
         hidden: their embeddings.
+        protected: tokens that are never dropped beside the first one of each sample, bool like ``hidden`` without its
+            last axis.
         retain: keep the last states of dropped tokens, for :meth:`last_states`.
     """
 
     def __init__(
-        self, family: ModelFamily, num_heads: int, packing: Packing, hidden: Tensor, *, retain: bool = False
+        self,
+        family: ModelFamily,
+        num_heads: int,
+        packing: Packing,
+        hidden: Tensor,
+        protected: Tensor,
+        *,
+        retain: bool = False,
     ) -> None:
         self.family = family
         self.num_heads = num_heads
         self.packing = packing
         self.hidden = hidden
         self.context = hidden
+        self.protected = protected
         self.retain = retain
+        self.lengths_at_start = packing.length_tensor
 
     @abc.abstractmethod
-    def attend(self, layer: nn.Module, *, with_importance: bool) -> Tensor | None:
+    def attend(self, layer: nn.Module, *, importance: Importance | None) -> Tensor | None:
         """Run the attention of ``layer``; return the importance of the live tokens, float32 ``[T]``, if asked for."""
+
+    @abc.abstractmethod
+    def protected_tokens(self) -> Tensor:
+        """Return which live tokens of the running samples must stay, [CLS] among them, bool ``[T]``."""
+
+    def initial_lengths(self) -> Tensor:
+        """Return how many tokens each running sample had at the start, int64 ``[n]``."""
+        return self.lengths_at_start[self.packing.sample_ids]
 
     @abc.abstractmethod
     def keep_tokens(self, keep: Tensor) -> None:
@@ -86,26 +105,37 @@ class CompactLayout(Layout):
     """Packed: ``hidden`` is ``[T, hidden_size]`` and shrinks with every token and sample that leaves."""
 
     def __init__(
-        self, family: ModelFamily, num_heads: int, packing: Packing, hidden: Tensor, *, retain: bool = False
+        self,
+        family: ModelFamily,
+        num_heads: int,
+        packing: Packing,
+        hidden: Tensor,
+        protected: Tensor,
+        *,
+        retain: bool = False,
     ) -> None:
-        super().__init__(family, num_heads, packing, hidden, retain=retain)
+        super().__init__(family, num_heads, packing, hidden, protected, retain=retain)
         # Where each row stood at the start, and the rows that were dropped since.
         self.origins = torch.arange(hidden.shape[0], device=hidden.device)
         self.dropped: list[tuple[Tensor, Tensor]] = []
 
-    def attend(self, layer: nn.Module, *, with_importance: bool) -> Tensor | None:
+    def attend(self, layer: nn.Module, *, importance: Importance | None) -> Tensor | None:
         """See :meth:`Layout.attend`."""
         key, value = self.family.key_value(layer, self.hidden)
-        self.context, importance = packed_attention(
+        self.context, found = packed_attention(
             self.family.query(layer, self.hidden),
             key,
             value,
             self.packing.lengths,
             num_heads=self.num_heads,
             dropout=self.family.attention_dropout(layer),
-            with_importance=with_importance,
+            importance=importance,
         )
-        return importance
+        return found
+
+    def protected_tokens(self) -> Tensor:
+        """See :meth:`Layout.protected_tokens`."""
+        return self.protected.index_fill(0, self.packing.first_tokens, 1)
 
     def keep_tokens(self, keep: Tensor) -> None:
         """See :meth:`Layout.keep_tokens`."""
@@ -116,11 +146,13 @@ class CompactLayout(Layout):
             self.origins = self.origins[rows]
         self.hidden = self.hidden.index_select(0, rows)
         self.context = self.context.index_select(0, rows)
+        self.protected = self.protected.index_select(0, rows)
 
     def leave(self, stay: Tensor) -> None:
         """See :meth:`Layout.leave`."""
         rows, self.packing = select_samples(self.packing, stay)
         self.hidden = self.hidden.index_select(0, rows)
+        self.protected = self.protected.index_select(0, rows)
 
     def live_states(self) -> Tensor:
         """See :meth:`Layout.live_states`."""
@@ -155,6 +187,7 @@ class MaskedLayout(Layout):
         num_heads: attention heads.
         packing: live tokens of the running samples.
         hidden: embeddings ``[batch, seq, hidden_size]``.
+        protected: bool ``[batch, seq]``.
         live: the padding mask, bool ``[batch, seq]``.
         soft: tokens are weighted by :meth:`weigh_tokens` instead of dropped.
         retain: keep the last states of dropped tokens.
@@ -166,34 +199,44 @@ class MaskedLayout(Layout):
         num_heads: int,
         packing: Packing,
         hidden: Tensor,
+        protected: Tensor,
         live: Tensor,
         *,
         soft: bool,
         retain: bool = False,
     ) -> None:
-        super().__init__(family, num_heads, packing, hidden, retain=retain)
+        super().__init__(family, num_heads, packing, hidden, protected, retain=retain)
         self.live = self.words = live
         self.dropped = hidden
         self.running = torch.ones_like(live[:, 0])
         self.token_weights = live.float() if soft else None
 
-    def attend(self, layer: nn.Module, *, with_importance: bool) -> Tensor | None:
+    def attend(self, layer: nn.Module, *, importance: Importance | None) -> Tensor | None:
         """See :meth:`Layout.attend`."""
         query = self._heads(self.family.query(layer, self.hidden))
         key, value = map(self._heads, self.family.key_value(layer, self.hidden))
         dropout = self.family.attention_dropout(layer)
-        if not with_importance and self.token_weights is None and dropout == 0:
+        scaled_query = query * query.shape[-1] ** -0.5
+        query_weights = self.live if self.token_weights is None else self.token_weights
+        found = None
+        if importance != "received" and self.token_weights is None and dropout == 0:
             mask = self.live[:, None, None, :]
             context = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-            importance = None
         else:
-            scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(2, 3))
-            probabilities = torch.softmax(scores + self._key_bias(scores.dtype), dim=-1)
-            query_weights = self.live if self.token_weights is None else self.token_weights
-            importance = received_attention(probabilities, query_weights)[self._tokens()]
+            probabilities = self._probabilities(scaled_query, key)
+            if importance == "received":
+                found = received_attention(probabilities, query_weights)[self._tokens()]
             context = torch.matmul(functional.dropout(probabilities, dropout).to(value.dtype), value)
+        if importance == "first":
+            rows = self.live.long().argmax(1)[:, None, None, None].expand(-1, query.shape[1], 1, query.shape[3])
+            asked = self._probabilities(scaled_query.gather(2, rows), key)[:, :, 0]
+            found = first_attention(asked, query_weights)[self._tokens()]
         self.context = context.transpose(1, 2).flatten(2)
-        return importance
+        return found
+
+    def protected_tokens(self) -> Tensor:
+        """See :meth:`Layout.protected_tokens`."""
+        return self.protected[self._tokens()].index_fill(0, self.packing.first_tokens, 1)
 
     def weigh_tokens(self, weights: Tensor) -> None:
         """Multiply the weights of the live tokens by ``weights``, float32 ``[T]``."""
@@ -225,7 +268,7 @@ class MaskedLayout(Layout):
 
     def last_layer(self, layer: nn.Module) -> Tensor:
         """See :meth:`Layout.last_layer`."""
-        self.attend(layer, with_importance=False)
+        self.attend(layer, importance=None)
         self.transform(layer)
         return self.live_states()[self.packing.first_tokens]
 
@@ -234,6 +277,11 @@ class MaskedLayout(Layout):
 
     def _heads(self, projected: Tensor) -> Tensor:
         return projected.view(*projected.shape[:2], self.num_heads, -1).transpose(1, 2)
+
+    def _probabilities(self, scaled_query: Tensor, key: Tensor) -> Tensor:
+        """Return the attention of queries ``[batch, heads, n, head_dim]`` to all keys, ``[batch, heads, n, seq]``."""
+        scores = torch.matmul(scaled_query, key.transpose(2, 3))
+        return torch.softmax(scores + self._key_bias(scores.dtype), dim=-1)
 
     def _key_bias(self, dtype: torch.dtype) -> Tensor:
         """Return what is added to the scores, ``[batch, 1, 1, seq]``: the logarithm of the weight of each key."""

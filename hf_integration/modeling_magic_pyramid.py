@@ -51,6 +51,7 @@ class MagicPyramidForSequenceClassification(PyramidModel):
         *,
         exit_threshold: float | None = None,
         keep_threshold: float | list[float] | Literal["learned"] | None = None,
+        keep_rate: float | list[float] | None = None,
         max_layers: int | None = None,
     ) -> None:
         """Choose how fast the model is. What is not given stays as it is; what is chosen is saved with the model.
@@ -60,6 +61,7 @@ class MagicPyramidForSequenceClassification(PyramidModel):
             exit_threshold: samples leave where the uncertainty is below it; 0 = never.
             keep_threshold: cut on the importance, one number or one per pruning layer; ``"learned"`` returns to the
                 learned cuts.
+            keep_rate: of the pruner ``"top-k"``, see :class:`MagicPyramidConfig`.
             max_layers: run at most this many layers; ``num_hidden_layers`` lifts the limit.
 
         Raises:
@@ -68,10 +70,10 @@ class MagicPyramidForSequenceClassification(PyramidModel):
         changes: dict[str, Any] = {} if speed is None else self._knob_changes("speed", speed)
         if exit_threshold is not None:
             changes["exit_threshold"] = exit_threshold
-        changes.update(keep_changes(keep_threshold))
+        changes.update(keep_changes(keep_threshold, keep_rate))
         if max_layers is not None:
             changes["max_layers"] = max_layers
-        explicit = exit_threshold is not None or keep_threshold is not None or max_layers is not None
+        explicit = any(given is not None for given in (exit_threshold, keep_threshold, keep_rate, max_layers))
         changes["speed"] = None if explicit else speed
         self.config.updated(changes)
         if max_layers is not None and max_layers < self.config.num_hidden_layers:
@@ -138,6 +140,7 @@ class MagicPyramidForSequenceClassification(PyramidModel):
                 result.exits_asked,
                 self.config,
                 exit_outputs=self.config.num_labels + self.exit_criterion.outputs,
+                pruning_macs=self.pruning_macs(soft=soft_temperature is not None),
             ),
         )
         self._add_states(

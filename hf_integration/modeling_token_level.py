@@ -43,7 +43,14 @@ class _TokenLevelModel(PyramidModel):
 
     def _counts(self, inputs: BatchInputs, result: TokenResult, outputs: int) -> dict[str, Any]:
         lengths = inputs.live.sum(1)
-        flops = token_level_flops(result.attended, result.kept.detach(), lengths, outputs, self.config)
+        flops = token_level_flops(
+            result.attended,
+            result.kept.detach(),
+            lengths,
+            outputs,
+            self.config,
+            pruning_macs=self.pruning_macs(soft=result.kept.is_floating_point()),
+        )
         return {"tokens_kept": result.kept, "flops": flops}
 
     def _finished(self, output: Any, given: Mapping[str, Tensor | None], **asked: bool | None) -> Any:

@@ -22,10 +22,13 @@ _LIBRARIES = ("torch", "transformers", "accelerate")
 
 @mp_plugins.hookimpl
 def mp_register_token_pruners(registry: mp_plugins.Registry[type[Any]]) -> None:
-    """Register the pruner with learned thresholds."""
-    from hf_integration import AttentionPruner
+    """Register the pruners."""
+    from hf_integration import token_pruning
 
-    registry.register("attention", AttentionPruner)
+    registry.register("attention", token_pruning.AttentionPruner)
+    registry.register("cls-attention", token_pruning.ClsAttentionPruner)
+    registry.register("top-k", token_pruning.TopKPruner)
+    registry.register("gate", token_pruning.GatePruner)
 
 
 @mp_plugins.hookimpl

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,17 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hf_integration.batching import as_batches
 from hf_integration.configuration_checks import is_regression
 from mp_plugins import argument_error
 
 if TYPE_CHECKING:
     from hf_integration.base_model import PyramidModel
 
-__all__ = ["OperatingPoint", "SpeedTable", "measure_speed"]
+__all__ = ["LEVELS", "OperatingPoint", "SpeedTable", "measure_speed", "one_budget"]
+
+LEVELS = (0.0, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+"""What is tried of a knob, from slowest to fastest; closer where the uncertainties of trained classifiers crowd."""
 
 # Every setting is timed so many times, in turns, so that a slow moment of the machine does not fall on one of them.
 _REPEATS = 3
@@ -140,21 +144,55 @@ def conditions_of(model: PyramidModel) -> dict[str, Any]:
     }
 
 
+def one_budget(ms: float | None, flops: float | None) -> tuple[str, float]:
+    """Return the name and the value of the one that is given.
+
+    Raises:
+        mp_plugins.ArgumentError: both or none are given, or it is not positive.
+    """
+    given = [(name, value) for name, value in (("ms", ms), ("flops", flops)) if value is not None]
+    if len(given) != 1:
+        raise argument_error("ms", "or `flops` must be given, and not both", dict(given), "pass one budget")
+    name, value = given[0]
+    if not value > 0:
+        raise argument_error(name, "must be positive", value, "see set_budget")
+    return name, value
+
+
 @torch.no_grad()
 def measure_speed(
-    model: PyramidModel, batches: Sequence[Mapping[str, Any]], candidates: Sequence[Mapping[str, Any]]
+    model: PyramidModel,
+    data: Any,
+    candidates: Sequence[Mapping[str, Any]],
+    *,
+    batch_size: int,
+    data_collator: Callable[[list[Any]], Mapping[str, Any]] | None,
 ) -> SpeedTable:
-    """Run ``model`` over ``batches`` with every candidate, and put its settings and mode back.
+    """Run ``model`` over ``data`` with every candidate, and put its settings and mode back.
 
     Args:
         model: in any mode; it is measured in evaluation mode.
-        batches: at least one, with or without ``labels``.
+        data: see :func:`~hf_integration.batching.as_batches`; with or without ``labels``.
         candidates: changes to the configuration, from the slowest to the fastest.
+        batch_size: for rows.
+        data_collator: for rows.
+
+    Raises:
+        mp_plugins.ArgumentError: there is nothing in ``data``, or it is not tokenised.
     """
+    batches = as_batches(
+        data,
+        argument="data",
+        pad_token_id=model.config.pad_token_id,
+        batch_size=batch_size,
+        data_collator=data_collator,
+    )
     inputs = [
         {name: value.to(model.device) if isinstance(value, Tensor) else value for name, value in batch.items()}
         for batch in batches
     ]
+    if not inputs:
+        raise argument_error("data", "must hold at least one batch", "none", "pass texts like those to come")
     labels = [batch.pop("labels", None) for batch in inputs]
     before = {name: getattr(model.config, name) for name in _SWEPT}
     training = model.training

@@ -216,6 +216,8 @@ class MagicPyramidTrainer(Trainer):
 
 def _regroup(optimizer: torch.optim.Optimizer, own: list[torch.nn.Parameter], rate: float, decay: float) -> None:
     """Move the parameters ``own`` to a new last group of ``optimizer``; those that it does not train stay out."""
+    if not own:
+        return
     ids = {id(parameter) for parameter in own}
     moved: list[torch.nn.Parameter] = []
     for group in optimizer.param_groups:

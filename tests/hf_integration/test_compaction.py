@@ -95,7 +95,7 @@ def test_importance_is_the_plain_column_mean_of_softmax():
     torch.manual_seed(0)
     lengths, heads, width = [5, 1, 300], 2, 8
     query, key, value = torch.randn(3, sum(lengths), heads * width)
-    context, importance = packed_attention(query, key, value, lengths, num_heads=heads, with_importance=True)
+    context, importance = packed_attention(query, key, value, lengths, num_heads=heads, importance="received")
     plain, _ = packed_attention(query, key, value, lengths, num_heads=heads)
     torch.testing.assert_close(context, plain, atol=1e-5, rtol=1e-5)
     start = 0
