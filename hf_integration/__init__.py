@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     )
     from hf_integration.exit_criteria import AgreementCriterion, LearnedCriterion, PatienceCriterion
     from hf_integration.exit_selection import ExitThresholdChoice, choose_exit_threshold
-    from hf_integration.families import BertFamily, DistilBertFamily, ElectraFamily, ModelFamily, RobertaFamily
+    from hf_integration.families import (
+        AlbertFamily,
+        BertFamily,
+        DistilBertFamily,
+        ElectraFamily,
+        ModelFamily,
+        RobertaFamily,
+    )
     from hf_integration.flops import baseline_flops
     from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
     from hf_integration.modeling_token_level import (
@@ -50,6 +57,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RECIPE",
     "AgreementCriterion",
+    "AlbertFamily",
     "AttentionPruner",
     "BertFamily",
     "CalibrationReport",

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
     from hf_integration.configuration_magic_pyramid import MagicPyramidConfig
 
-__all__ = ["check_settings", "check_unit", "is_regression"]
+__all__ = ["SETTINGS_VERSION", "check_settings", "check_unit", "is_regression"]
+
+SETTINGS_VERSION = 1
+"""Raised whenever a field is added without which a stored model would compute something else."""
 
 _EXECUTIONS = ("compact", "masked")
 
@@ -23,6 +26,7 @@ def check_settings(config: MagicPyramidConfig) -> None:
         mp_plugins.ArgumentError: a rule of :class:`MagicPyramidConfig` is broken; the message names the field.
         mp_plugins.UnsupportedError: the architecture is not a plain encoder with absolute positions.
     """
+    _check_version(config)
     _check_architecture(config)
     last = config.num_hidden_layers - 1
     _check_layers("exit_layers", config.exit_layers, first=0, last=last)
@@ -52,10 +56,26 @@ def is_regression(config: PreTrainedConfig) -> bool:
     return config.problem_type == "regression" or (config.problem_type is None and config.num_labels == 1)
 
 
+def _check_version(config: MagicPyramidConfig) -> None:
+    version = config.settings_version
+    if not (_is_index(version) and version >= 1):
+        raise argument_error("settings_version", "must be a positive integer", repr(version), "leave it out")
+    if version > SETTINGS_VERSION:
+        raise UnsupportedError(
+            f"this model was saved by a newer release of magic-pyramid: its settings are of version {version}, this "
+            f"release knows {SETTINGS_VERSION}. Upgrade magic-pyramid to load it"
+        )
+
+
 def _check_architecture(config: MagicPyramidConfig) -> None:
     positions = getattr(config, "position_embedding_type", "absolute")
     decodes = getattr(config, "is_decoder", False)
     crosses = getattr(config, "add_cross_attention", False)
+    if getattr(config, "inner_group_num", 1) != 1:
+        raise UnsupportedError(
+            f"Magic Pyramid supports ALBERT with one layer in a group, got inner_group_num={config.inner_group_num}: "
+            "no published checkpoint has more"
+        )
     if decodes or crosses or positions != "absolute":
         raise UnsupportedError(
             "Magic Pyramid supports encoders with absolute positions, "

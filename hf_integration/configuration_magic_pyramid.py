@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from hf_integration.configuration_checks import check_settings, check_unit
+from hf_integration.configuration_checks import SETTINGS_VERSION, check_settings, check_unit
 from hf_integration.families import FAMILIES, ModelFamily
 from mp_plugins import argument_error, load_registry
 
@@ -19,7 +19,6 @@ _BERT = FAMILIES[0]
 
 # Architectures that people ask for, and what stands in the way.
 _REFUSED = {
-    "albert": "its layers share their weights",
     "deberta": "it attends by relative positions",
     "deberta-v2": "it attends by relative positions",
     "modernbert": "it rotates positions and attends in windows",
@@ -59,12 +58,14 @@ class MagicPyramidConfig(PreTrainedConfig):
         max_layers: run at most this many layers; below ``num_hidden_layers`` it must be one of ``exit_layers``.
         execution: ``"compact"`` (tokens and samples really leave) or ``"masked"`` (dense, the same results).
         speed: the last value of ``set_speed``, from which ``exit_threshold`` and ``keep_scale`` follow unless given.
+        settings_version: of these fields, so that a release knows a configuration that is newer than itself.
         speed_table: what ``set_budget`` measured, for later budgets.
         **kwargs: fields of the plain model's configuration.
 
     Raises:
         mp_plugins.ArgumentError: a field breaks a rule above; the message names it.
-        mp_plugins.UnsupportedError: the architecture is not a plain encoder with absolute positions.
+        mp_plugins.UnsupportedError: the architecture is not a plain encoder with absolute positions, or the
+            configuration is of a newer release.
 
     Example:
         >>> MagicPyramidConfig(exit_threshold=0.1, exit_layers=[0, 2, 4]).exit_depths
@@ -95,6 +96,7 @@ class MagicPyramidConfig(PreTrainedConfig):
         execution: str = "compact",
         speed: float | None = None,
         speed_table: Mapping[str, Any] | None = None,
+        settings_version: int = SETTINGS_VERSION,
         **kwargs: Any,
     ) -> None:
         extra = ["exit_layer", "tokens_kept", "flops"]
@@ -113,6 +115,7 @@ class MagicPyramidConfig(PreTrainedConfig):
         self.keep_scale = implied["keep_scale"] if keep_scale is None else keep_scale
         self.max_layers = max_layers
         self.execution = execution
+        self.settings_version = settings_version
         self.speed = speed
         self.speed_table = None if speed_table is None else dict(speed_table)
         self.check()

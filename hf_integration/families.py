@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "FAMILIES",
+    "AlbertFamily",
     "BertFamily",
     "DistilBertFamily",
     "ElectraFamily",
@@ -100,6 +101,12 @@ class ModelFamily(abc.ABC):
     def classify(self, model: nn.Module, first: Tensor) -> Tensor:
         """Return the model's own logits ``[n, labels]`` from last-layer [CLS] states ``[n, hidden_size]``."""
 
+    def pool(self, backbone: Any, first: Tensor) -> Tensor:
+        """Return what the backbone's pooler makes of last-layer [CLS] states ``[n, hidden_size]``, in their shape."""
+        # Poolers read position 0 of a sequence axis.
+        pooled: Tensor = backbone.pooler(first[:, None])
+        return pooled
+
     def classify_tokens(self, model: Any, states: Tensor) -> Tensor:
         """Return the logits ``[n, labels]`` of a token classifier from the last states ``[n, hidden_size]``."""
         logits: Tensor = model.classifier(model.dropout(states))
@@ -151,8 +158,7 @@ class BertFamily(ModelFamily):
 
     def classify(self, model: Any, first: Tensor) -> Tensor:
         """See :meth:`ModelFamily.classify`."""
-        # The pooler reads position 0 of a sequence axis.
-        logits: Tensor = model.classifier(model.dropout(model.base_model.pooler(first[:, None])))
+        logits: Tensor = model.classifier(model.dropout(self.pool(model.base_model, first)))
         return logits
 
 
@@ -241,6 +247,56 @@ class DistilBertFamily(ModelFamily):
         return super().score_spans(model, model.dropout(states))
 
 
+class AlbertFamily(ModelFamily):
+    """ALBERT: a few layers that run again and again. What a Magic Pyramid adds to a layer lies outside of it."""
+
+    def embed(self, backbone: Any, **inputs: Tensor) -> Tensor:
+        """See :meth:`ModelFamily.embed`."""
+        embedded: Tensor = backbone.encoder.embedding_hidden_mapping_in(backbone.embeddings(**inputs))
+        return embedded
+
+    def layers(self, backbone: Any) -> Sequence[nn.Module]:
+        """See :meth:`ModelFamily.layers`. The same module may stand at several depths."""
+        depths, groups = backbone.config.num_hidden_layers, backbone.encoder.albert_layer_groups
+        # In floating point, as ALBERT itself divides.
+        return [groups[int(depth / (depths / len(groups)))].albert_layers[0] for depth in range(depths)]
+
+    def query(self, layer: Any, hidden: Tensor) -> Tensor:
+        """See :meth:`ModelFamily.query`."""
+        query: Tensor = layer.attention.query(hidden)
+        return query
+
+    def key_value(self, layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`ModelFamily.key_value`."""
+        return layer.attention.key(hidden), layer.attention.value(hidden)
+
+    def attention_dropout(self, layer: Any) -> float:
+        """See :meth:`ModelFamily.attention_dropout`."""
+        dropout = layer.attention.attention_dropout
+        return float(dropout.p) if dropout.training else 0.0
+
+    def attention_output(self, layer: Any, context: Tensor, hidden: Tensor) -> Tensor:
+        """See :meth:`ModelFamily.attention_output`."""
+        attention = layer.attention
+        output: Tensor = attention.LayerNorm(hidden + attention.output_dropout(attention.dense(context)))
+        return output
+
+    def feed_forward(self, layer: Any, hidden: Tensor) -> Tensor:
+        """See :meth:`ModelFamily.feed_forward`."""
+        output: Tensor = layer.full_layer_layer_norm(layer.ff_chunk(hidden) + hidden)
+        return output
+
+    def pool(self, backbone: Any, first: Tensor) -> Tensor:
+        """See :meth:`ModelFamily.pool`."""
+        pooled: Tensor = backbone.pooler_activation(backbone.pooler(first))
+        return pooled
+
+    def classify(self, model: Any, first: Tensor) -> Tensor:
+        """See :meth:`ModelFamily.classify`."""
+        logits: Tensor = model.classifier(model.dropout(self.pool(model.base_model, first)))
+        return logits
+
+
 FAMILIES: tuple[ModelFamily, ...] = (
     BertFamily("bert", "Bert", ("bert.pooler.", "classifier.")),
     BertFamily("ernie", "Ernie", ("ernie.pooler.", "classifier."), ("token_type_ids", "task_type_ids")),
@@ -248,5 +304,6 @@ FAMILIES: tuple[ModelFamily, ...] = (
     RobertaFamily("xlm-roberta", "XLMRoberta", ("classifier.",)),
     RobertaFamily("camembert", "Camembert", ("classifier.",)),
     ElectraFamily("electra", "Electra", ("classifier.",)),
+    AlbertFamily("albert", "Albert", ("albert.pooler.", "classifier.")),
     DistilBertFamily("distilbert", "DistilBert", ("pre_classifier.", "classifier."), ()),
 )

@@ -1,7 +1,7 @@
 """Counting the arithmetic of one forward pass, per sample.
 
-One multiply-accumulate is two operations. Counted are the matrix products of what really runs (ELECTRA's projection of
-its embeddings too), and the pooling of the internal classifiers; embeddings are look-ups, and layer norms, softmax and
+One multiply-accumulate is two operations. Counted are the matrix products of what really runs (projections of
+embeddings too), and the pooling of the internal classifiers; embeddings are look-ups, and layer norms, softmax and
 activations are left out, as is usual (Learned Token Pruning, arXiv 2107.00910, counts the same terms). Masked execution
 reports what compact execution of the same decisions costs.
 """
@@ -129,9 +129,10 @@ def _pruning_macs(n_attended: Tensor, macs_per_token: int, config: MagicPyramidC
 
 
 def _embedding_macs(tokens: Tensor, config: PreTrainedConfig) -> Tensor:
-    """As ELECTRA projects embeddings that are narrower than its layers."""
+    """As ELECTRA projects embeddings that are narrower than its layers, and ALBERT projects all."""
     narrow = getattr(config, "embedding_size", config.hidden_size)
-    return tokens * (0 if narrow == config.hidden_size else narrow * config.hidden_size)
+    projects = narrow != config.hidden_size or hasattr(config, "num_hidden_groups")
+    return tokens * (narrow * config.hidden_size if projects else 0)
 
 
 def _inner_size(config: PreTrainedConfig) -> int:

@@ -41,7 +41,8 @@ class BatchInputs:
                 all the same, so those that the family has no embeddings for are left out.
 
         Raises:
-            mp_plugins.ArgumentError: a shape is wrong, or the texts have more tokens than the model has positions.
+            mp_plugins.ArgumentError: a shape is wrong, an id or a position is out of range, or the texts have more
+                tokens than the model has positions.
         """
         tokens = _tokens(given.get("input_ids"), given.get("inputs_embeds"))
         positions = given.get("position_ids")
@@ -50,6 +51,10 @@ class BatchInputs:
             raise argument_error(
                 "input_ids", f"must have at most {limit} positions", tokens.shape[1], "truncate with the tokenizer"
             )
+        if tokens.dim() == 2:
+            _check_range("input_ids", tokens, config.vocab_size, "use the tokenizer of this checkpoint")
+        if positions is not None:
+            _check_range("position_ids", positions, config.max_position_embeddings, "leave them out for the default")
         zeros = torch.zeros(tokens.shape[:2], dtype=torch.int64, device=tokens.device)
         fields = {name: _filled(name, given.get(name), zeros) for name in family.token_inputs}
         fields["position_ids"] = _filled("position_ids", positions, family.position_ids(config, tokens))
@@ -112,6 +117,15 @@ def _tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         )
         raise argument_error(argument, f"must have the shape {rule}", tuple(tokens.shape), "pass a batch")
     return tokens
+
+
+def _check_range(argument: str, values: Tensor, end: int, remedy: str) -> None:
+    """Check indices into an embedding: beyond it there is an abort without a name on a GPU."""
+    if values.numel() == 0:
+        return
+    low, high = (int(bound) for bound in values.aminmax())
+    if low < 0 or high >= end:
+        raise argument_error(argument, f"must be from 0 to {end - 1}", f"{low} to {high}", remedy)
 
 
 def _filled(argument: str, given: Tensor | None, default: Tensor) -> Tensor:

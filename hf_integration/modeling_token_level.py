@@ -269,7 +269,7 @@ class MagicPyramidModel(_TokenLevelModel):
         pooled = None
         if getattr(self, "pooler", None) is not None:
             first = inputs.live.long().argmax(1)
-            pooled = self.pooler(states[torch.arange(len(first), device=first.device), first][:, None])
+            pooled = self.family.pool(self, states[torch.arange(len(first), device=first.device), first])
             counts["flops"] = counts["flops"] + 2 * self.config.hidden_size**2
         return self._finished(
             MagicPyramidModelOutput(last_hidden_state=states, pooler_output=pooled, **counts),

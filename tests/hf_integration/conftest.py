@@ -47,6 +47,8 @@ TINY_BY_FAMILY: dict[str, dict[str, Any]] = {
     "roberta": {**TINY, "max_position_embeddings": 42},
     "xlm-roberta": {**TINY, "max_position_embeddings": 42},
     "camembert": {**TINY, "max_position_embeddings": 42},
+    # Two layers, each of which runs twice.
+    "albert": {**TINY, "embedding_size": 16, "num_hidden_groups": 2},
     "electra": {**TINY, "embedding_size": 16},
     "distilbert": {
         "vocab_size": 99,

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import logging
 
 import pytest
 from transformers import (
     AlbertConfig,
     BertConfig,
+    DebertaConfig,
     DebertaV2Config,
     DistilBertConfig,
     GPT2Config,
@@ -46,6 +48,7 @@ from mp_plugins import ArgumentError, UnsupportedError
         ("max_layers", True),
         ("execution", "fast"),
         ("speed", 1.01),
+        ("settings_version", "1"),
     ],
 )
 def test_what_is_out_of_range_is_named_with_rule_value_and_remedy(field, value):
@@ -95,13 +98,32 @@ def test_settings_given_to_from_pretrained_are_checked_too(tmp_path):
         MagicPyramidConfig.from_pretrained(tmp_path, exit_threshold=7)
 
 
-@pytest.mark.parametrize("plain", [AlbertConfig, DebertaV2Config, MPNetConfig, ModernBertConfig, GPT2Config])
+@pytest.mark.parametrize("plain", [DebertaConfig, DebertaV2Config, MPNetConfig, ModernBertConfig, GPT2Config])
 def test_other_families_are_refused_with_the_reason(tmp_path, plain):
     plain().save_pretrained(tmp_path)
-    expected = rf"one of the types bert, .*, got model type '{plain.model_type}': (its?|no plug-in) .*; pass"
+    expected = rf"one of the types albert, bert, .*, got model type '{plain.model_type}': (its?|no plug-in) .*; pass"
     for make in (MagicPyramidConfig.from_pretrained, MagicPyramidForSequenceClassification.from_pretrained):
         with pytest.raises(ArgumentError, match=expected):
             make(tmp_path)
+
+
+def test_albert_with_several_layers_in_a_group_is_refused(tmp_path):
+    AlbertConfig(inner_group_num=2).save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedError, match="inner_group_num=2"):
+        MagicPyramidConfig.from_pretrained(tmp_path)
+
+
+def test_a_model_of_a_newer_release_is_refused_with_the_remedy(tmp_path):
+    MagicPyramidConfig().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    stored = json.loads(path.read_text())
+    assert stored["settings_version"] == 1
+    # What a field of the future might look like; it alone is no reason to refuse.
+    path.write_text(json.dumps({**stored, "merge_layers": [1]}))
+    assert MagicPyramidConfig.from_pretrained(tmp_path).exit_threshold == 0
+    path.write_text(json.dumps({**stored, "settings_version": 2}))
+    with pytest.raises(UnsupportedError, match=r"version 2, this release knows 1. Upgrade magic-pyramid"):
+        MagicPyramidConfig.from_pretrained(tmp_path)
 
 
 def test_the_class_of_one_family_refuses_another(tmp_path):
