@@ -1,8 +1,8 @@
-"""Attention on packed tokens, with the attention that each token receives.
+"""Attention on packed and on padded tokens, with the importance that it gives to each token.
 
-The samples are taken one after the other, on views of the packed tensors. Gathering them into length buckets was
-measured too: on a CPU it costs 1.2 to 3.5 times as much (32 samples of 5 to 128 tokens, 12 heads), because the copies
-and the padded rows outweigh the calls that they save.
+On packed tokens the samples are taken one after the other, on views of the packed tensors. Gathering them into length
+buckets was measured too: on a CPU it costs 1.2 to 3.5 times as much (32 samples of 5 to 128 tokens, 12 heads), because
+the copies and the padded rows outweigh the calls that they save.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Importance", "first_attention", "packed_attention", "received_attention"]
+__all__ = ["Importance", "first_attention", "packed_attention", "padded_attention", "received_attention"]
 
 Importance = Literal["received", "first"]
 """How attention tells the importance of tokens: by what all queries give them, or by what [CLS], the first, does."""
@@ -68,6 +68,52 @@ def packed_attention(
     return merged, None if importance is None else torch.cat(importances)
 
 
+def padded_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    live: Tensor,
+    token_weights: Tensor | None,
+    *,
+    num_heads: int,
+    dropout: float = 0.0,
+    importance: Importance | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Attend within each sample of a padded batch, differentiably in everything.
+
+    Args:
+        query: ``[batch, seq, heads * head_dim]``.
+        key: as ``query``.
+        value: as ``query``.
+        live: keys that there are, bool ``[batch, seq]``.
+        token_weights: float32 ``[batch, seq]`` of soft masks, by which keys count less.
+        num_heads: number of heads.
+        dropout: probability with which attention weights are dropped.
+        importance: also return that of the keys.
+
+    Returns:
+        The context ``[batch, seq, heads * head_dim]`` and the importance ``r`` float32 ``[batch, seq]`` (or ``None``),
+        as of :func:`packed_attention`.
+    """
+    q, k, v = (part.view(*part.shape[:2], num_heads, -1).transpose(1, 2) for part in (query, key, value))
+    scaled_query = q * q.shape[-1] ** -0.5
+    bias = _key_bias(live, token_weights, q.dtype)
+    query_weights = live if token_weights is None else token_weights
+    found = None
+    if importance != "received" and token_weights is None and dropout == 0:
+        context = functional.scaled_dot_product_attention(q, k, v, attn_mask=live[:, None, None, :])
+    else:
+        probabilities = torch.softmax(torch.matmul(scaled_query, k.transpose(2, 3)) + bias, dim=-1)
+        if importance == "received":
+            found = received_attention(probabilities, query_weights)
+        context = torch.matmul(functional.dropout(probabilities, dropout).to(v.dtype), v)
+    if importance == "first":
+        rows = live.long().argmax(1)[:, None, None, None].expand(-1, num_heads, 1, q.shape[3])
+        scores = torch.matmul(scaled_query.gather(2, rows), k.transpose(2, 3)) + bias
+        found = first_attention(torch.softmax(scores, dim=-1)[:, :, 0], query_weights)
+    return context.transpose(1, 2).flatten(2), found
+
+
 def received_attention(probabilities: Tensor, query_weights: Tensor) -> Tensor:
     """Return the importance ``r`` of the tokens of a padded batch.
 
@@ -94,6 +140,15 @@ def first_attention(probabilities: Tensor, query_weights: Tensor) -> Tensor:
         float32 ``[batch, seq]``; its mean over live tokens is 1.
     """
     return probabilities.float().mean(1) * query_weights.float().sum(1, keepdim=True)
+
+
+def _key_bias(live: Tensor, token_weights: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Return what is added to the scores, ``[batch, 1, 1, seq]``: the logarithm of the weight of each key."""
+    bias = torch.zeros_like(live, dtype=dtype).masked_fill(~live, torch.finfo(dtype).min)
+    if token_weights is not None:
+        # log of the weight, so that a weight of 0 is removal; the floor keeps its gradient finite.
+        bias = bias + token_weights.clamp_min(1e-6).log().to(dtype)
+    return bias[:, None, None, :]
 
 
 def _split_heads(packed: Tensor, lengths: Sequence[int], num_heads: int) -> tuple[Tensor, ...]:

@@ -41,8 +41,8 @@ class PyramidModel(PreTrainedModel):
     # What the names of the plain classes for this head end with.
     head: ClassVar[str]
     family: ModelFamily
-    # The layers are not called as modules, so their checkpointing wrapper would not run.
-    supports_gradient_checkpointing = False
+    # The layers are not called as modules, so their own checkpointing does not run: the layout's does.
+    supports_gradient_checkpointing = True
     # Absent from every plain checkpoint, and neutral until they are trained: not worth a warning.
     _keys_to_ignore_on_load_missing = (r"^internal_classifiers\.", r"^exit_criterion\.", r"^token_pruner\.")
     # The loss is the mean over the batch; without this, Trainer would take the ** of the plain forward for more.
@@ -60,6 +60,9 @@ class PyramidModel(PreTrainedModel):
             config = MagicPyramidConfig.from_plain(config)
         super().__init__(config)
         self.attached_to: tuple[PreTrainedModel] | None = None
+        # transformers sets both when checkpointing is switched on.
+        self.gradient_checkpointing = False
+        self._gradient_checkpointing_func: Callable[..., Any] | None = None
         # One manager for all look-ups: finding the entry points is most of their cost.
         plugins = create_plugin_manager()
         self.token_pruner: TokenPruner | None = None
@@ -216,9 +219,12 @@ class PyramidModel(PreTrainedModel):
         compact = self.config.execution == "compact" and not soft
         heads = self.config.num_attention_heads
         protected = self.config.protected_token_ids or ()
-        return inputs.lay_out(
+        layout = inputs.lay_out(
             self.family, self.base_model, heads, compact=compact, protected_ids=protected, soft=soft, retain=retain
         )
+        if self.training and self.gradient_checkpointing and self._gradient_checkpointing_func is not None:
+            layout.call = self._gradient_checkpointing_func
+        return layout
 
     def _is_neutral(self) -> bool:
         return self.token_pruner is None or not self.token_pruner.is_active()

@@ -16,7 +16,16 @@ from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassif
 from hf_integration.registration import register
 from mp_plugins import argument_error
 
-__all__ = ["load_checkpoint", "publish_folder", "save_checkpoint", "tokenise", "usable_length", "write_json"]
+__all__ = [
+    "last_complete_checkpoint",
+    "load_checkpoint",
+    "publish_folder",
+    "save_checkpoint",
+    "steps_of",
+    "tokenise",
+    "usable_length",
+    "write_json",
+]
 
 # Absent from plain checkpoints without harm; see MagicPyramidForSequenceClassification.
 _OWN = ("internal_classifiers.", "exit_criterion.", "token_pruner.")
@@ -88,6 +97,32 @@ def save_checkpoint(model: MagicPyramidForSequenceClassification, tokenizer: Any
     tokenizer.save_pretrained(draft)
     shutil.rmtree(folder, ignore_errors=True)
     draft.replace(folder)
+
+
+def last_complete_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint of :class:`transformers.Trainer` in ``folder`` that was written to its end.
+
+    What an interruption has left of a newer one is deleted.
+    """
+    for checkpoint in sorted(folder.glob("checkpoint-*"), key=steps_of, reverse=True):
+        if _is_complete(checkpoint):
+            return checkpoint
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    try:
+        # Trainer writes this file last.
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def steps_of(checkpoint: Path) -> int:
+    """Return after how many steps a checkpoint was saved."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def publish_folder(source: Path, target: Path) -> None:

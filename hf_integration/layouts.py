@@ -7,12 +7,13 @@ takes its decisions in one place and identically.
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from hf_integration.attention import Importance, first_attention, packed_attention, received_attention
+from hf_integration.attention import Importance, packed_attention, padded_attention
 from hf_integration.families import ModelFamily
 from hf_integration.packing import Packing, pad, select_samples, select_tokens
 
@@ -50,6 +51,8 @@ class Layout(abc.ABC):
         self.protected = protected
         self.retain = retain
         self.lengths_at_start = packing.length_tensor
+        # Runs a function of tensors, and in gradient checkpointing runs it again instead of keeping what it made.
+        self.call: Callable[..., Any] = _call
 
     @abc.abstractmethod
     def attend(self, layer: nn.Module, *, importance: Importance | None) -> Tensor | None:
@@ -88,8 +91,11 @@ class Layout(abc.ABC):
 
     def transform(self, layer: nn.Module) -> None:
         """Finish ``layer`` after its attention. The output projection comes after pruning: it is token-wise."""
-        hidden = self.family.attention_output(layer, self.context, self.hidden)
-        self.hidden = self.family.feed_forward(layer, hidden)
+
+        def rest(context: Tensor, hidden: Tensor) -> Tensor:
+            return self.family.feed_forward(layer, self.family.attention_output(layer, context, hidden))
+
+        self.hidden = self.call(rest, self.context, self.hidden)
 
     def pool(self) -> Tensor:
         """Return first token, mean and maximum over the live tokens of a sample, ``[n, 3 * hidden_size]``."""
@@ -121,16 +127,23 @@ class CompactLayout(Layout):
 
     def attend(self, layer: nn.Module, *, importance: Importance | None) -> Tensor | None:
         """See :meth:`Layout.attend`."""
-        key, value = self.family.key_value(layer, self.hidden)
-        self.context, found = packed_attention(
-            self.family.query(layer, self.hidden),
-            key,
-            value,
-            self.packing.lengths,
-            num_heads=self.num_heads,
-            dropout=self.family.attention_dropout(layer),
-            importance=importance,
-        )
+        # Not read inside, because it changes before a second run.
+        lengths = self.packing.lengths
+
+        def attention(hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+            key, value = self.family.key_value(layer, hidden)
+            return packed_attention(
+                self.family.query(layer, hidden),
+                key,
+                value,
+                lengths,
+                num_heads=self.num_heads,
+                dropout=self.family.attention_dropout(layer),
+                importance=importance,
+            )
+
+        found: Tensor | None
+        self.context, found = self.call(attention, self.hidden)
         return found
 
     def protected_tokens(self) -> Tensor:
@@ -213,26 +226,23 @@ class MaskedLayout(Layout):
 
     def attend(self, layer: nn.Module, *, importance: Importance | None) -> Tensor | None:
         """See :meth:`Layout.attend`."""
-        query = self._heads(self.family.query(layer, self.hidden))
-        key, value = map(self._heads, self.family.key_value(layer, self.hidden))
-        dropout = self.family.attention_dropout(layer)
-        scaled_query = query * query.shape[-1] ** -0.5
-        query_weights = self.live if self.token_weights is None else self.token_weights
-        found = None
-        if importance != "received" and self.token_weights is None and dropout == 0:
-            mask = self.live[:, None, None, :]
-            context = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        else:
-            probabilities = self._probabilities(scaled_query, key)
-            if importance == "received":
-                found = received_attention(probabilities, query_weights)[self._tokens()]
-            context = torch.matmul(functional.dropout(probabilities, dropout).to(value.dtype), value)
-        if importance == "first":
-            rows = self.live.long().argmax(1)[:, None, None, None].expand(-1, query.shape[1], 1, query.shape[3])
-            asked = self._probabilities(scaled_query.gather(2, rows), key)[:, :, 0]
-            found = first_attention(asked, query_weights)[self._tokens()]
-        self.context = context.transpose(1, 2).flatten(2)
-        return found
+
+        def attention(hidden: Tensor, live: Tensor, token_weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
+            key, value = self.family.key_value(layer, hidden)
+            return padded_attention(
+                self.family.query(layer, hidden),
+                key,
+                value,
+                live,
+                token_weights,
+                num_heads=self.num_heads,
+                dropout=self.family.attention_dropout(layer),
+                importance=importance,
+            )
+
+        # Given and not read inside, because they change before a second run.
+        self.context, found = self.call(attention, self.hidden, self.live, self.token_weights)
+        return None if found is None else found[self._tokens()]
 
     def protected_tokens(self) -> Tensor:
         """See :meth:`Layout.protected_tokens`."""
@@ -275,18 +285,6 @@ class MaskedLayout(Layout):
     def _tokens(self) -> Tensor:
         return self.live & self.running[:, None]
 
-    def _heads(self, projected: Tensor) -> Tensor:
-        return projected.view(*projected.shape[:2], self.num_heads, -1).transpose(1, 2)
 
-    def _probabilities(self, scaled_query: Tensor, key: Tensor) -> Tensor:
-        """Return the attention of queries ``[batch, heads, n, head_dim]`` to all keys, ``[batch, heads, n, seq]``."""
-        scores = torch.matmul(scaled_query, key.transpose(2, 3))
-        return torch.softmax(scores + self._key_bias(scores.dtype), dim=-1)
-
-    def _key_bias(self, dtype: torch.dtype) -> Tensor:
-        """Return what is added to the scores, ``[batch, 1, 1, seq]``: the logarithm of the weight of each key."""
-        bias = torch.zeros_like(self.live, dtype=dtype).masked_fill(~self.live, torch.finfo(dtype).min)
-        if self.token_weights is not None:
-            # log of the weight, so that a weight of 0 is removal; the floor keeps its gradient finite.
-            bias = bias + self.token_weights.clamp_min(1e-6).log().to(dtype)
-        return bias[:, None, None, :]
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)

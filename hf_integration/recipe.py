@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from hf_integration.checkpoint_files import last_complete_checkpoint, steps_of
 from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
 from hf_integration.training import STAGES, MagicPyramidTrainer
 from mp_plugins import argument_error
@@ -66,8 +67,8 @@ class StageReport:
 
     Attributes:
         stage: its name.
-        seconds: wall-clock time.
-        training_loss: mean over its steps.
+        seconds: wall-clock time; after an interruption, since then.
+        training_loss: mean over its steps; after an interruption, over those that were run since.
     """
 
     stage: str
@@ -85,6 +86,7 @@ def run_stages(
     trainer_options: Mapping[str, Any] = MappingProxyType({}),
     after_stage: Callable[[StageReport], None] | None = None,
     seed: int = 42,
+    save_steps: int | None = None,
     **trainer_arguments: Any,
 ) -> list[StageReport]:
     """Train ``model`` in place, stage by stage.
@@ -98,6 +100,8 @@ def run_stages(
         trainer_options: options of :class:`~hf_integration.MagicPyramidTrainer` (``keep_penalty``, ...).
         after_stage: called after each stage, for example to evaluate or to keep a copy.
         seed: of every stage.
+        save_steps: save the state of a stage after so many steps, and go on from the last one in ``output_dir`` if
+            there is one; ``None`` saves none and starts every stage afresh.
         **trainer_arguments: further arguments of :class:`transformers.Trainer` (``data_collator``,
             ``processing_class``, ``callbacks``, ...).
 
@@ -110,7 +114,11 @@ def run_stages(
     reports: list[StageReport] = []
     for stage in stages:
         settings = {**_SHARED, "seed": seed, **RECIPE[stage], **training_arguments.get(stage, {})}
-        arguments = TrainingArguments(output_dir=str(Path(output_dir) / stage), **settings)
+        folder, checkpoint = Path(output_dir) / stage, None
+        if save_steps is not None:
+            settings.update(save_strategy="steps", save_steps=save_steps, save_total_limit=1)
+            checkpoint = last_complete_checkpoint(folder)
+        arguments = TrainingArguments(output_dir=str(folder), **settings)
         trainer = MagicPyramidTrainer(
             model=model,
             args=arguments,
@@ -120,8 +128,11 @@ def run_stages(
             **trainer_arguments,
         )
         start = time.perf_counter()
-        outcome = trainer.train()
-        reports.append(StageReport(stage, time.perf_counter() - start, float(outcome.training_loss)))
+        outcome = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        done = 0 if checkpoint is None else steps_of(checkpoint)
+        # Trainer divides by all steps what was summed up since it went on.
+        loss = float(outcome.training_loss) * outcome.global_step / max(1, outcome.global_step - done)
+        reports.append(StageReport(stage, time.perf_counter() - start, loss))
         if after_stage is not None:
             after_stage(reports[-1])
     return reports

@@ -1,4 +1,4 @@
-"""Training stage by stage into a folder, resumable: what a stage learned is on disk before the next one starts."""
+"""Training stage by stage into a folder, resumable: what was learned is on disk after each stage, and within it."""
 
 from __future__ import annotations
 
@@ -50,13 +50,14 @@ class TrainingPlan:
     seed: int = 42
 
 
-def train_into(plan: TrainingPlan, data: LabelledTexts, out: Path) -> dict[str, Any]:
+def train_into(plan: TrainingPlan, data: LabelledTexts, out: Path, *, save_steps: int = 500) -> dict[str, Any]:
     """Train, or go on with a training that was interrupted, and leave model and tokenizer in ``out``.
 
     Args:
         plan: what to do.
         data: training texts.
         out: empty or absent, or the folder of an earlier run of the same plan on the same texts.
+        save_steps: an interruption loses at most so many steps of a stage.
 
     Returns:
         The state that is also in ``out``, with the reports of the stages.
@@ -83,6 +84,7 @@ def train_into(plan: TrainingPlan, data: LabelledTexts, out: Path) -> dict[str, 
         save_checkpoint(model, tokenizer, stages_folder / report.stage)
         state["finished"].append(asdict(report))
         write_json(out / STATE_FILE, state)
+        shutil.rmtree(stages_folder / "work" / report.stage, ignore_errors=True)
 
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / STATE_FILE, state)
@@ -95,6 +97,7 @@ def train_into(plan: TrainingPlan, data: LabelledTexts, out: Path) -> dict[str, 
         training_arguments={stage: {"num_train_epochs": epochs} for stage, epochs in plan.epochs.items()},
         after_stage=keep,
         seed=plan.seed,
+        save_steps=save_steps,
         data_collator=DataCollatorWithPadding(tokenizer),
     )
     publish_folder(stages_folder / plan.stages[-1], out)

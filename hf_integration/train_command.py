@@ -30,7 +30,7 @@ Turns a BERT checkpoint into a Magic Pyramid that classifies your texts: fine-tu
   magic-pyramid train bert-base-uncased glue:rte fast-bert --epochs finetune=3
       a data set of the library `datasets`; two texts a sample are found by their usual names
 
-Run the same command again after an interruption: finished stages are kept. Then, on texts that training has not seen:
+Run the same command again after an interruption: it goes on where it was. Then, on texts that training has not seen:
 
   magic-pyramid calibrate fast-bert held-out.csv --max-loss 0.005 --confidence 0.95"""
 
@@ -71,6 +71,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--epochs", nargs="+", default=[], metavar="STAGE=N", help="epochs of a stage, for example exits=100 soft=0.5"
     )
     parser.add_argument("--seed", type=int, default=42, help="seed of every random choice (default: %(default)s)")
+    parser.add_argument(
+        "--save-steps",
+        type=int,
+        default=500,
+        metavar="N",
+        help="save after N steps, so that an interruption loses no more (default: %(default)s)",
+    )
     add_data_arguments(parser, "train")
 
 
@@ -79,6 +86,8 @@ def _run(arguments: argparse.Namespace) -> int:
     epochs = _epochs(arguments.epochs, stages)
     if not 0 <= arguments.seed < 2**32:
         raise UsageError(f"`--seed` must be from 0 to 4294967295, got {arguments.seed}: leave it out")
+    if arguments.save_steps < 1:
+        raise UsageError(f"`--save-steps` must be at least 1, got {arguments.save_steps}: leave it out")
     # The public name first: where torch is missing, its message names the extra to install.
     from hf_integration import MagicPyramidTrainer  # noqa: F401
     from hf_integration.staged_training import TrainingPlan, train_into
@@ -87,7 +96,7 @@ def _run(arguments: argparse.Namespace) -> int:
     # Trainer logs on standard output, which is for the result alone.
     with redirect_stdout(sys.stderr):
         data = read_data(arguments)
-        state = train_into(plan, data, arguments.out)
+        state = train_into(plan, data, arguments.out, save_steps=arguments.save_steps)
     _print(plan, data, state, arguments)
     return 0
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
+from hf_integration.base_model import PyramidModel
 from hf_integration.configuration_checks import is_regression
 from hf_integration.exit_training import CachedExits, collect_exit_states, distillation_loss
 from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
@@ -38,7 +39,7 @@ class MagicPyramidTrainer(Trainer):
       tokens kept.
     - ``hard``: weights alone, with tokens really dropped at the learned thresholds.
     - ``exits``: internal classifiers (and a learned exit criterion) alone, on the frozen backbone, from the last
-      layer's answers and the labels. The backbone runs over the data once.
+      layer's answers and the labels. The backbone runs over the data once. Heads that read every token have no exits.
 
     Args:
         *args: as for :class:`transformers.Trainer`.
@@ -54,7 +55,8 @@ class MagicPyramidTrainer(Trainer):
         **kwargs: as for :class:`transformers.Trainer`.
 
     Raises:
-        mp_plugins.ArgumentError: an argument is out of range, or the model is not a Magic Pyramid.
+        mp_plugins.ArgumentError: an argument is out of range, or the model is not a Magic Pyramid with a head, or has
+            none of what the stage trains.
     """
 
     def __init__(
@@ -83,9 +85,16 @@ class MagicPyramidTrainer(Trainer):
                 "distillation_weight", "must be from 0 to 1", distillation_weight, "0 uses the labels alone"
             )
         super().__init__(*args, **kwargs)
-        if not isinstance(self.model, MagicPyramidForSequenceClassification):
+        if not isinstance(self.model, PyramidModel) or self.model.head == "Model":
             raise argument_error(
-                "model", "must be a Magic Pyramid model", f"a {type(self.model).__name__}", "make one with attach()"
+                "model",
+                "must be a Magic Pyramid model with a head",
+                f"a {type(self.model).__name__}",
+                "make one with attach()",
+            )
+        if stage == "exits" and not isinstance(self.model, MagicPyramidForSequenceClassification):
+            raise argument_error(
+                "stage", "must not be 'exits' for a head that reads every token", "'exits'", "it has no early exit"
             )
         self.stage = stage
         self.head_learning_rate = head_learning_rate
@@ -112,7 +121,7 @@ class MagicPyramidTrainer(Trainer):
             # Without decay, which would pull the thresholds towards keeping all.
             _regroup(optimizer, list(self.model.token_pruner.parameters()), self.threshold_learning_rate, 0.0)
         elif fresh and self.stage == "finetune" and self.head_learning_rate is not None:
-            prefixes = self.model.family.head_prefixes
+            prefixes = (*self.model.family.head_prefixes, "qa_outputs.")
             head = [parameter for name, parameter in self.model.named_parameters() if name.startswith(prefixes)]
             _regroup(optimizer, head, self.head_learning_rate, self.args.weight_decay)
         return optimizer

@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import json
 import random
+import signal
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +17,7 @@ from transformers import (
     BertModel,
     RobertaConfig,
     RobertaForSequenceClassification,
+    Trainer,
 )
 
 import hf_integration
@@ -161,6 +166,63 @@ def test_a_killed_run_resumes_without_losing_a_stage(
         torch.testing.assert_close(resumed.state_dict()[key], tensor, msg=lambda text, key=key: f"{key}: {text}")
 
 
+@pytest.mark.parametrize("step", [5, 8, 62, 66, 70, 74, 75])
+def test_a_run_killed_inside_a_stage_resumes_inside_it(capsys, monkeypatch, tmp_path, backbone, texts, trained, step):
+    out = tmp_path / "model"
+    command = ["train", str(backbone), str(texts), str(out), *SHORT, "--save-steps", "3"]
+    with monkeypatch.context() as patch:
+        # The steps of all stages are counted: 64 of `finetune`, 4 of `soft`, 8 of `hard`, 8 of `exits`.
+        kill_at(patch, Trainer, "training_step", step)
+        with pytest.raises(Killed):
+            cli.main(command)
+    finished = len(json.loads((out / staged_training.STATE_FILE).read_text())["finished"])
+    folder = out / "stages" / "work" / ["finetune", "soft", "hard", "exits"][finished]
+    saved = checkpoint_files.last_complete_checkpoint(folder)
+    calls = []
+    original = Trainer.training_step
+    monkeypatch.setattr(Trainer, "training_step", lambda *a, **k: (calls.append(1), original(*a, **k))[1])
+    assert run(capsys, *command)[0] == 0
+    # Whatever the checkpoint holds is not run again.
+    lost = step - 1 - sum([64, 4, 8, 8][:finished]) - (0 if saved is None else checkpoint_files.steps_of(saved))
+    assert 0 <= lost <= 2
+    assert len(calls) == 84 - (step - 1) + lost
+    hf_integration.register()
+    whole, resumed = (AutoModelForSequenceClassification.from_pretrained(folder) for folder in (trained, out))
+    for key, tensor in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[key], tensor, msg=lambda text, key=key: f"{key}: {text}")
+    assert not (out / "stages").exists()
+
+
+def test_a_run_that_the_system_kills_again_and_again_comes_to_the_same_end(tmp_path, backbone, texts, trained):
+    out = tmp_path / "model"
+    program = "import sys; from mp_plugins import cli; sys.exit(cli.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "train", backbone, texts, out, *SHORT, "--save-steps", "2"]
+    for pattern in ("work/finetune/checkpoint-10", "work/hard/checkpoint-2"):
+        with subprocess.Popen(list(map(str, command)), cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
+            # Killed as soon as the folder is there, in the middle of what is written into it.
+            while not (out / "stages" / pattern).exists() and process.poll() is None:
+                time.sleep(0.001)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+        assert not (out / "config.json").exists()
+    subprocess.run(list(map(str, command)), cwd=tmp_path, check=True, capture_output=True)
+    hf_integration.register()
+    whole, resumed = (AutoModelForSequenceClassification.from_pretrained(folder) for folder in (trained, out))
+    for key, tensor in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[key], tensor, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_is_left_out(tmp_path):
+    for steps, state in ((2, "{}"), (10, '{"global_step": 1'), (9, "{}"), (30, None)):
+        folder = tmp_path / f"checkpoint-{steps}"
+        folder.mkdir()
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    assert checkpoint_files.last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-9"]
+    assert checkpoint_files.last_complete_checkpoint(tmp_path / "none") is None
+
+
 def test_quick_trains_exits_alone_on_a_fine_tuned_checkpoint(capsys, tmp_path, backbone, texts):
     fine, fast = tmp_path / "fine", tmp_path / "fast"
     only = ["--stages", "finetune", "--epochs", "finetune=8"]
@@ -192,6 +254,7 @@ def test_wrong_input_fails_in_one_line(capsys, tmp_path, backbone, texts, traine
         (["train", backbone, texts, trained], 1, "where epochs differ"),
         (["train", backbone, texts, out, "--seed", "-1"], 2, "`--seed`"),
         (["train", backbone, texts, out, "--num-threads", "0"], 2, "`--num-threads`"),
+        (["train", backbone, texts, out, "--save-steps", "0"], 2, "`--save-steps`"),
         (["train", backbone, texts, out, "--epochs", "soft=none"], 2, "`--epochs` must be STAGE=N"),
         (["train", backbone, texts, out, "--quick", "--epochs", "soft=1"], 2, "a stage that runs (exits)"),
     ]
