@@ -1,5 +1,7 @@
 #include "mp/forest.h"
 
+#include "mp/flat.h"
+#include "mp/scan.h"
 #include "mp/threads.h"
 
 #include <inttypes.h>
@@ -7,7 +9,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-#define LOOKAHEAD 8 /* candidates whose codes are on their way */
 #define QUERIES_PER_CHUNK 4
 #define REMEDY "the forest is damaged or belongs to other vectors, build or load it again"
 
@@ -34,6 +35,26 @@ static struct mp_status check_planes(const struct mp_forest *forest) {
     return status;
 }
 
+static struct mp_status check_items(struct mp_forest *forest) {
+    const size_t n = forest->items.n;
+    size_t n_distinct = 0;
+    uint8_t *met = calloc(n + 1, 1);
+    if (!met)
+        return mp_no_memory();
+    for (size_t i = 0; i < forest->n_leaf_items; i++) {
+        const int32_t item = forest->leaf_items[i];
+        if (item < 0 || (size_t)item >= n) {
+            free(met);
+            return mp_invalid("`leaf_items` must be 0 to %" PRId64 ", got %" PRId32 ": " REMEDY, (int64_t)n - 1, item);
+        }
+        n_distinct += !met[item];
+        met[item] = 1;
+    }
+    free(met);
+    forest->has_all = n_distinct == n;
+    return mp_ok();
+}
+
 struct mp_status mp_forest_check(struct mp_forest *forest) {
     const uint32_t *offsets = forest->leaf_offsets;
     forest->largest_leaf = 0;
@@ -47,12 +68,8 @@ struct mp_status mp_forest_check(struct mp_forest *forest) {
     if (offsets[forest->n_leaves] > forest->n_leaf_items)
         return mp_invalid("`leaf_offsets` must end within `leaf_items` of length %zu, got %" PRIu32 ": " REMEDY,
                           forest->n_leaf_items, offsets[forest->n_leaves]);
-    for (size_t i = 0; i < forest->n_leaf_items; i++) {
-        if (forest->leaf_items[i] < 0 || (size_t)forest->leaf_items[i] >= forest->items.n)
-            return mp_invalid("`leaf_items` must be 0 to %" PRId64 ", got %" PRId32 ": " REMEDY,
-                              (int64_t)forest->items.n - 1, forest->leaf_items[i]);
-    }
-    return check_planes(forest);
+    const struct mp_status status = check_items(forest);
+    return status.code == MP_OK ? check_planes(forest) : status;
 }
 
 /* A binary heap of ranks: the key is minus the priority, so that the smallest rank is the most promising node. */
@@ -84,12 +101,14 @@ static uint64_t queue_pop(struct queue *queue) {
 
 struct walk {
     const struct mp_forest *forest;
+    const struct mp_filter *filter;
     struct mp_query query, plane_query;
     double plane_zero; /* 128 * sum of the folded values of plane_query */
     struct queue queue;
     uint16_t *visited, epoch;
     uint32_t *found;
     size_t n_found;
+    bool given_up; /* by the filter */
 };
 
 static float plane_margin(const struct walk *walk, size_t plane) {
@@ -102,23 +121,41 @@ static float plane_margin(const struct walk *walk, size_t plane) {
     return (float)(forest->plane_bias[plane] + forest->plane_scale[plane] * product);
 }
 
+static inline void add(struct walk *walk, uint32_t id) {
+    walk->found[walk->n_found] = id;
+    walk->n_found += walk->visited[id] != walk->epoch;
+    walk->visited[id] = walk->epoch;
+}
+
+/* Returns how many items of a leaf pass the filter, those found before included. */
+static size_t add_passing(struct walk *walk, const int32_t *leaf, size_t count) {
+    size_t passing = 0;
+    for (size_t i = 0; i < count && !walk->given_up; i++) {
+        const int accepts = mp_filter_accepts(walk->filter, leaf[i]);
+        walk->given_up = accepts < 0;
+        if (accepts <= 0)
+            continue;
+        add(walk, (uint32_t)leaf[i]);
+        passing++;
+    }
+    return passing;
+}
+
 static size_t add_leaf(struct walk *walk, size_t leaf) {
     const uint32_t begin = walk->forest->leaf_offsets[leaf], end = walk->forest->leaf_offsets[leaf + 1];
-    for (uint32_t i = begin; i < end; i++) {
-        const uint32_t id = (uint32_t)walk->forest->leaf_items[i];
-        walk->found[walk->n_found] = id;
-        walk->n_found += walk->visited[id] != walk->epoch;
-        walk->visited[id] = walk->epoch;
-    }
+    if (walk->filter)
+        return add_passing(walk, walk->forest->leaf_items + begin, end - begin);
+    for (uint32_t i = begin; i < end; i++)
+        add(walk, (uint32_t)walk->forest->leaf_items[i]);
     return end - begin;
 }
 
-/* Fills `found` with distinct items, at least search_k of them if duplicates are counted. */
+/* Fills `found` with distinct items that pass, at least search_k of them if duplicates are counted. */
 static void collect(struct walk *walk, size_t search_k) {
     const struct mp_forest *forest = walk->forest;
     for (size_t i = 0; i < forest->n_roots; i++)
         queue_push(&walk->queue, INFINITY, forest->roots[i]);
-    for (size_t seen = 0; seen < search_k && walk->queue.size > 0;) {
+    for (size_t seen = 0; seen < search_k && walk->queue.size > 0 && !walk->given_up;) {
         const uint64_t rank = queue_pop(&walk->queue);
         const int32_t node = (int32_t)mp_rank_id(rank);
         if (node < 0) {
@@ -131,33 +168,15 @@ static void collect(struct walk *walk, size_t search_k) {
     }
 }
 
-static void score_found(const struct walk *walk, struct mp_topk *topk) {
-    const struct mp_items *items = &walk->forest->items;
-    const float weight = mp_key_weight(items, &walk->query);
-    for (size_t i = 0; i < walk->n_found; i += 4) {
-        const size_t count = walk->n_found - i < 4 ? walk->n_found - i : 4;
-        const uint8_t *codes[4];
-        int32_t dots[4];
-        for (size_t j = i + LOOKAHEAD; j < i + LOOKAHEAD + 4 && j < walk->n_found; j++)
-            mp_prefetch_item(items, walk->found[j]);
-        for (size_t j = 0; j < 4; j++)
-            codes[j] = mp_item_code(items, walk->found[i + (j < count ? j : 0)]);
-        items->kernels->dot4(codes, walk->query.high, items->dim, dots);
-        for (size_t j = 0; j < count; j++) {
-            const float key = mp_key(items, weight, walk->found[i + j], dots[j]);
-            mp_topk_push(topk, mp_rank(key, walk->found[i + j]));
-        }
-    }
-}
-
 struct search {
     const struct mp_forest *forest;
     struct mp_scratch_pool *scratches;
     const float *queries;
     size_t k, search_k;
+    const struct mp_filter *filter;
     float *distances;
     int64_t *ids;
-    atomic_bool no_memory;
+    atomic_bool no_memory, given_up;
 };
 
 /* `ones` and `zeros` make the fold one of the query itself. */
@@ -171,12 +190,12 @@ static void fold_plane_query(struct walk *walk, const float *vector, size_t dim,
     walk->plane_zero = 128 * (double)sum;
 }
 
-static bool search_row(const struct search *search, struct mp_scratch *scratch, size_t row) {
+static bool search_row(struct search *search, struct mp_scratch *scratch, size_t row) {
     const struct mp_forest *forest = search->forest;
     const struct mp_items *items = &forest->items;
     const float *vector = search->queries + row * items->dim;
     const size_t keep = mp_n_rescored(items, search->k, items->n);
-    struct walk walk = {.forest = forest};
+    struct walk walk = {.forest = forest, .filter = search->filter};
     struct mp_topk topk;
     if (!mp_visited_begin(scratch, items->n))
         return false;
@@ -190,7 +209,12 @@ static bool search_row(const struct search *search, struct mp_scratch *scratch, 
     fold_plane_query(&walk, vector, items->dim, scratch->panel.data, (float *)scratch->panel.data + items->dim);
     mp_topk_begin(&topk, scratch->ranks.data, keep);
     collect(&walk, search->search_k);
-    score_found(&walk, &topk);
+    if (walk.given_up) {
+        atomic_store(&search->given_up, true);
+        return true;
+    }
+    const struct mp_scan_target target = {&walk.query, &topk, mp_key_weight(items, &walk.query), 0, NULL};
+    mp_scan_list(items, 0, walk.found, walk.n_found, &target);
     mp_rescore(items, &walk.query, topk.ranks, mp_topk_finish(&topk), search->k, search->distances + row * search->k,
                search->ids + row * search->k);
     return true;
@@ -214,7 +238,7 @@ static void search_chunk(void *context, size_t begin, size_t end) {
     struct search *search = context;
     struct mp_scratch *scratch = mp_scratch_take(search->scratches);
     bool done = scratch && reserve(search, scratch);
-    for (size_t row = begin; done && row < end; row++)
+    for (size_t row = begin; done && row < end && !atomic_load(&search->given_up); row++)
         done = search_row(search, scratch, row);
     if (!done)
         atomic_store(&search->no_memory, true);
@@ -222,14 +246,31 @@ static void search_chunk(void *context, size_t begin, size_t end) {
         mp_scratch_give(search->scratches, scratch);
 }
 
+/* Whether scoring all that pass is faster than a walk, which reaches about search_k n / m items to find search_k of the
+ * m that pass, and scores those. Going by an item takes an eighth of the time of scoring one: on 116 k embeddings of
+ * 384 dimensions, 10 trees and single queries, the two meet at factors of 0.03 to 0.13. Where all pass,
+ * the filter changes nothing. */
+static bool few_pass(const struct mp_forest *forest, const struct mp_filter *filter, size_t search_k) {
+    const size_t n = forest->items.n;
+    const size_t few = search_k < n ? search_k + (size_t)sqrt(0.125 * (double)n * (double)search_k) : n;
+    const size_t passing = forest->has_all ? mp_filter_count(filter, n, few) : SIZE_MAX;
+    return passing <= few && passing < n;
+}
+
 struct mp_status mp_forest_search(const struct mp_forest *forest, struct mp_scratch_pool *scratches,
-                                  const float *queries, size_t n_queries, size_t k, size_t search_k, int num_threads,
-                                  float *distances, int64_t *ids) {
+                                  const float *queries, size_t n_queries, size_t k, size_t search_k,
+                                  const struct mp_filter *filter, int num_threads, float *distances, int64_t *ids) {
+    if (filter && few_pass(forest, filter, search_k)) {
+        const struct mp_flat flat = {&forest->items, scratches};
+        return mp_flat_search(&flat, queries, n_queries, k, filter, num_threads, distances, ids);
+    }
     struct search search = {.forest = forest, .scratches = scratches, .queries = queries, .k = k};
     search.search_k = search_k;
+    search.filter = filter;
     search.distances = distances;
     search.ids = ids;
     atomic_init(&search.no_memory, false);
+    atomic_init(&search.given_up, false);
     mp_parallel_for(n_queries, QUERIES_PER_CHUNK, mp_n_threads(num_threads, n_queries), search_chunk, &search);
-    return atomic_load(&search.no_memory) ? mp_no_memory() : mp_ok();
+    return mp_search_status(atomic_load(&search.no_memory), atomic_load(&search.given_up));
 }

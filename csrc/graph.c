@@ -150,7 +150,5 @@ struct mp_status mp_graph_search(const struct mp_graph *graph, struct mp_scratch
     atomic_init(&search.no_memory, false);
     atomic_init(&search.given_up, false);
     mp_parallel_for(n_queries, QUERIES_PER_CHUNK, mp_n_threads(num_threads, n_queries), search_chunk, &search);
-    if (atomic_load(&search.given_up))
-        return (struct mp_status){MP_GIVEN_UP, {0}};
-    return atomic_load(&search.no_memory) ? mp_no_memory() : mp_ok();
+    return mp_search_status(atomic_load(&search.no_memory), atomic_load(&search.given_up));
 }

@@ -248,7 +248,7 @@ size_t mp_hnsw_level(const struct mp_hnsw_view *view, size_t id) {
 struct mp_status mp_hnsw_search(struct mp_hnsw *hnsw, const float *queries, size_t n_queries, size_t k, size_t ef,
                                 const struct mp_filter *filter, int num_threads, float *distances, int64_t *ids) {
     struct mp_hnsw_view view;
-    struct mp_filter with_marks = filter ? *filter : (struct mp_filter){.end = SIZE_MAX};
+    struct mp_filter with_marks = filter ? *filter : (struct mp_filter){.last = INT64_MAX};
     mp_hnsw_borrow(hnsw, &view);
     if (atomic_load(&hnsw->n_deleted) > 0) {
         with_marks.marks = view.storage->marks;

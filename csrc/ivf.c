@@ -13,9 +13,10 @@ struct search {
     const float *queries;
     const int64_t *assignment;
     size_t n_probe, k, keep;
+    const struct mp_filter *filter;
     float *distances;
     int64_t *ids;
-    atomic_bool no_memory;
+    atomic_bool no_memory, given_up;
 };
 
 /* |m_l + r^|^2 by the formula of a quantizer whose offset is m_l + o. */
@@ -213,7 +214,8 @@ static bool visiting_begin(const struct search *search, struct mp_scratch *scrat
     return true;
 }
 
-static void visit_list(const struct search *search, const struct visiting *visiting, const struct mp_scan_batch *batch,
+/* False if the filter gives up. */
+static bool visit_list(const struct search *search, const struct visiting *visiting, const struct mp_scan_batch *batch,
                        size_t begin, size_t count, size_t l) {
     const struct mp_ivf *ivf = search->ivf;
     size_t at = visiting->starts[l];
@@ -225,8 +227,13 @@ static void visit_list(const struct search *search, const struct visiting *visit
             visiting->products[visit] = centroid_product(search, begin + row, l);
             visiting->targets[n] = in_list(search, &batch->targets[row], visiting->products[visit]);
         }
-        mp_scan_many(&ivf->lists[l], ivf->first[l], visiting->targets, n, batch->panel);
+        if (!search->filter)
+            mp_scan_many(&ivf->lists[l], ivf->first[l], visiting->targets, n, batch->panel);
+        else if (!mp_scan_filtered(&ivf->lists[l], ivf->first[l], search->filter, ivf->ids[l], visiting->targets, n,
+                                   batch))
+            return false;
     }
+    return true;
 }
 
 static bool search_rows(struct search *search, struct mp_scratch *scratch, size_t begin, size_t count) {
@@ -237,8 +244,12 @@ static bool search_rows(struct search *search, struct mp_scratch *scratch, size_
         !visiting_begin(search, scratch, count, &visiting))
         return false;
     group_by_list(search, begin, count, visiting.starts, visiting.visits);
-    for (size_t l = 0; l < ivf->n_lists; l++)
-        visit_list(search, &visiting, &batch, begin, count, l);
+    for (size_t l = 0; l < ivf->n_lists; l++) {
+        if (!visit_list(search, &visiting, &batch, begin, count, l)) {
+            atomic_store(&search->given_up, true);
+            return true;
+        }
+    }
     for (size_t q = 0; q < count; q++)
         finish(search, &batch.targets[q], begin + q, visiting.products + q * search->n_probe);
     return true;
@@ -246,6 +257,8 @@ static bool search_rows(struct search *search, struct mp_scratch *scratch, size_
 
 static void search_range(void *context, size_t begin, size_t end) {
     struct search *search = context;
+    if (atomic_load(&search->given_up))
+        return;
     struct mp_scratch *scratch = mp_scratch_take(search->scratches);
     if (!scratch || !search_rows(search, scratch, begin, end - begin))
         atomic_store(&search->no_memory, true);
@@ -264,8 +277,8 @@ static struct mp_status check_assignment(const struct mp_ivf *ivf, const int64_t
 }
 
 struct mp_status mp_ivf_search(const struct mp_ivf *ivf, struct mp_scratch_pool *scratches, const float *queries,
-                               size_t n_queries, const int64_t *assignment, size_t n_probe, size_t k, int num_threads,
-                               float *distances, int64_t *ids) {
+                               size_t n_queries, const int64_t *assignment, size_t n_probe, size_t k,
+                               const struct mp_filter *filter, int num_threads, float *distances, int64_t *ids) {
     const struct mp_status status = check_assignment(ivf, assignment, n_queries * n_probe);
     if (status.code != MP_OK)
         return status;
@@ -276,10 +289,12 @@ struct mp_status mp_ivf_search(const struct mp_ivf *ivf, struct mp_scratch_pool 
                             .assignment = assignment,
                             .n_probe = n_probe,
                             .k = k,
+                            .filter = filter,
                             .distances = distances,
                             .ids = ids};
     search.keep = mp_n_rescored(&ivf->items, k, ivf->items.n);
     atomic_init(&search.no_memory, false);
+    atomic_init(&search.given_up, false);
     mp_parallel_for(n_queries, mp_batch_size(n_queries, n_threads, search.keep), n_threads, search_range, &search);
-    return atomic_load(&search.no_memory) ? mp_no_memory() : mp_ok();
+    return mp_search_status(atomic_load(&search.no_memory), atomic_load(&search.given_up));
 }

@@ -1,7 +1,6 @@
 #include "mp/scan.h"
 
 #define BLOCK 256               /* codes scored before their keys are looked at */
-#define MIN_PANEL_QUERIES 12    /* queries from which interleaving codes into panels pays */
 #define MAX_BATCH 1024          /* queries that share the building of panels */
 #define BATCH_BYTES (64u << 20) /* of top-k buffers; fewer queries share panels when k is large */
 
@@ -15,27 +14,42 @@ bool mp_scan_begin(const struct mp_items *items, const float *vectors, size_t n,
     const size_t each = sizeof *batch->queries + sizeof *batch->topks + sizeof *batch->targets;
     if (!mp_reserve(&scratch->query, n * mp_query_bytes(dim)) ||
         !mp_reserve(&scratch->ranks, n * capacity * sizeof(uint64_t)) || !mp_reserve(&scratch->heap, n * each) ||
-        !mp_reserve(&scratch->panel, panel_bytes(dim)))
+        !mp_reserve(&scratch->panel, panel_bytes(dim) + MP_GATHERED * mp_code_bytes(items)))
         return false;
     batch->queries = scratch->heap.data;
     batch->topks = (struct mp_topk *)(void *)(batch->queries + n);
     batch->targets = (struct mp_scan_target *)(void *)(batch->topks + n);
     batch->panel = scratch->panel.data;
+    batch->gathered = batch->panel + panel_bytes(dim);
     for (size_t q = 0; q < n; q++) {
         struct mp_query *query = &batch->queries[q];
         mp_place_query(query, scratch->query.data, q, dim);
         mp_fold_for(items, vectors + q * dim, query);
         mp_topk_begin(&batch->topks[q], (uint64_t *)scratch->ranks.data + q * capacity, keep);
-        batch->targets[q] = (struct mp_scan_target){query, &batch->topks[q], mp_key_weight(items, query), 0};
+        batch->targets[q] = (struct mp_scan_target){query, &batch->topks[q], mp_key_weight(items, query), 0, NULL};
     }
     return true;
 }
 
+/* Whether the item of this id may be pushed; then `id` becomes its name. */
+static bool pass(struct mp_scan_gate *gate, uint32_t *id) {
+    const uint32_t at = *id - gate->first_id;
+    if (gate->names)
+        *id = gate->names[at];
+    if (!gate->filter || gate->given_up)
+        return !gate->given_up;
+    const int answer = mp_filter_accepts(gate->filter, gate->ids ? gate->ids[at] : (int64_t)*id);
+    gate->given_up = answer < 0;
+    return answer > 0;
+}
+
 /* Pushes `count` items from first_id on, whose keys are given. */
-static void push_keys(struct mp_topk *topk, const float *keys, uint32_t first_id, size_t count) {
+static void push_keys(const struct mp_scan_target *target, const float *keys, uint32_t first_id, size_t count) {
+    struct mp_topk *topk = target->topk;
     for (size_t i = 0; i < count; i++) {
-        if (keys[i] <= topk->worst_key)
-            mp_topk_push(topk, mp_rank(keys[i], (uint32_t)(first_id + i)));
+        uint32_t id = first_id + (uint32_t)i;
+        if (keys[i] <= topk->worst_key && (!target->gate || pass(target->gate, &id)))
+            mp_topk_push(topk, mp_rank(keys[i], id));
     }
 }
 
@@ -71,7 +85,7 @@ void mp_scan(const struct mp_items *items, uint32_t first_id, const struct mp_sc
         for (; i < count; i++)
             dots[i] = items->kernels->dot(mp_item_code(items, first + i), high, items->dim);
         fill_keys(target, load_norms(items, first, count, norms), count, dots, keys);
-        push_keys(target->topk, keys, first_id + (uint32_t)first, count);
+        push_keys(target, keys, first_id + (uint32_t)first, count);
     }
 }
 
@@ -143,7 +157,7 @@ static void score_panel(const struct mp_items *items, const struct panel *panel,
         /* All keys of the panel, those behind the last item included: a fixed length makes vector code. */
         fill_keys(&targets[q], panel->norms, MP_PANEL_ITEMS, dots + q * MP_PANEL_ITEMS, keys);
         if (any_near(keys, targets[q].topk->worst_key))
-            push_keys(targets[q].topk, keys, panel->first_id, panel->count);
+            push_keys(&targets[q], keys, panel->first_id, panel->count);
     }
 }
 
@@ -163,7 +177,7 @@ static void scan_panels(const struct mp_items *items, uint32_t first_id, const s
 
 void mp_scan_many(const struct mp_items *items, uint32_t first_id, const struct mp_scan_target *targets,
                   size_t n_targets, uint8_t *panel) {
-    if (n_targets >= MIN_PANEL_QUERIES) {
+    if (n_targets >= MP_MIN_PANEL_QUERIES) {
         scan_panels(items, first_id, targets, n_targets, panel);
     } else {
         for (size_t q = 0; q < n_targets; q++)

@@ -15,9 +15,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-# Ids that may be results of a graph search; the others are walked through all the same. A boolean array with an entry
-# an id, a bitmap (``uint8``, eight ids a byte from the lowest bit on), an array of ids, a range of step 1, or a
-# callable that is asked for each candidate (slower: it takes the GIL, from several threads if the search has several).
+# Ids that may be results of a search. A boolean array with an entry an id, a bitmap (``uint8``, eight ids a byte from
+# the lowest bit on), an array of ids, a range of step 1, or a callable that is asked for candidates (slower: it takes
+# the GIL, from several threads if the search has several; an answer holds for the whole call). Exhaustive searches
+# return what they would return if nothing else were there. How graphs and forests are walked does not depend on the
+# filter, but they go on until they have seen ``ef`` or ``search_k`` that pass; a forest in which an array or a range
+# lets few pass scores all of those without a walk: faster, and exact.
 IdFilter: TypeAlias = (
     npt.NDArray[np.bool_] | npt.NDArray[np.uint8] | npt.NDArray[np.int64] | range | Callable[[int], bool] | None
 )
@@ -125,7 +128,7 @@ class FlatSearcher(_Searcher):
         level: str = ...,
     ) -> None: ...
     def search(
-        self, queries: npt.NDArray[np.float32], k: int, *, num_threads: int = ...
+        self, queries: npt.NDArray[np.float32], k: int, *, num_threads: int = ..., id_filter: IdFilter = ...
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Scan with the 8-bit query, rescore the best candidates with the 16-bit query."""
 
@@ -156,8 +159,13 @@ class IvfSearcher:
         k: int,
         *,
         num_threads: int = ...,
+        id_filter: IdFilter = ...,
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Search the lists that ``assignment`` ``(q, nprobe)`` names, no list twice for one query; -1 names none."""
+        """Search the lists that ``assignment`` ``(q, nprobe)`` names, no list twice for one query; -1 names none.
+
+        ``id_filter`` judges what ``ids`` holds, any 64-bit number: arrays and bitmaps may have any length and refuse
+        the ids outside, id arrays and ranges may hold numbers that no item has.
+        """
 
     @property
     def nbytes(self) -> int:
@@ -348,6 +356,12 @@ class ForestSearcher(_Searcher):
         level: str = ...,
     ) -> None: ...
     def search(
-        self, queries: npt.NDArray[np.float32], k: int, search_k: int, *, num_threads: int = ...
+        self,
+        queries: npt.NDArray[np.float32],
+        k: int,
+        search_k: int,
+        *,
+        num_threads: int = ...,
+        id_filter: IdFilter = ...,
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Search; a child's priority is ``min(parent, margin)`` on side 1 and ``min(parent, -margin)`` on side 0."""

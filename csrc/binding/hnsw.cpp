@@ -1,5 +1,4 @@
 // The graph that grows.
-#include "filter.hpp"
 #include "search_call.hpp"
 #include "searchers.hpp"
 
@@ -75,14 +74,12 @@ class HnswGraph {
     }
     nb::tuple search(nb::handle queries, int64_t k, int64_t ef, int num_threads, nb::handle id_filter) {
         at_least_one(ef, "ef", "the number of candidates to keep, k or more");
-        Filter by(id_filter, count(), true);
-        nb::tuple result = search_with(
-            queries, k, dim_, [&](const float *rows, size_t n, size_t n_neighbors, float *distances, int64_t *ids) {
-                return mp_hnsw_search(hnsw_, rows, n, n_neighbors, static_cast<size_t>(ef), by.get(), num_threads,
-                                      distances, ids);
-            });
-        by.raise_if_given_up();
-        return result;
+        Filter by(id_filter, Ids::growing, count());
+        return search_with(queries, k, dim_, by,
+                           [&](const float *rows, size_t n, size_t n_neighbors, float *distances, int64_t *ids) {
+                               return mp_hnsw_search(hnsw_, rows, n, n_neighbors, static_cast<size_t>(ef), by.get(),
+                                                     num_threads, distances, ids);
+                           });
     }
     void mark_deleted(nb::handle ids) {
         mark(ids, true);

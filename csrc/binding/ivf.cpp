@@ -43,10 +43,12 @@ class IvfSearcher {
     }
     IvfSearcher(const IvfSearcher &) = delete;
 
-    nb::tuple search(nb::handle queries, nb::handle assignment_object, int64_t k, int num_threads) {
+    nb::tuple search(nb::handle queries, nb::handle assignment_object, int64_t k, int num_threads,
+                     nb::handle id_filter) {
         const Array assignment(assignment_object, "assignment", "int64", 2);
+        Filter by(id_filter, Ids::any, 0);
         return search_with(
-            queries, k, ivf_.items.dim,
+            queries, k, ivf_.items.dim, by,
             [&](const float *rows, size_t n, size_t n_neighbors, float *distances, int64_t *ids) {
                 if (assignment.shape(0) != n)
                     return mp_invalid(
@@ -59,7 +61,7 @@ class IvfSearcher {
                         "the coarse quantizer for fewer",
                         ivf_.n_lists, assignment.shape(1));
                 return mp_ivf_search(&ivf_, &scratches_.pool, rows, n, assignment.as<int64_t>(), assignment.shape(1),
-                                     n_neighbors, num_threads, distances, ids);
+                                     n_neighbors, by.get(), num_threads, distances, ids);
             });
     }
     size_t nbytes() const {
@@ -106,7 +108,7 @@ void bind_ivf(nb::module_ &module) {
             nb::arg("codes"), nb::arg("ids"), nb::arg("centroids").none(), nb::arg("scale"), nb::arg("offset"),
             nb::arg("metric"), nb::kw_only(), nb::arg("bits") = 8, nb::arg("level") = "auto")
         .def("search", &IvfSearcher::search, nb::arg("queries"), nb::arg("assignment"), nb::arg("k"), nb::kw_only(),
-             nb::arg("num_threads") = 0,
+             nb::arg("num_threads") = 0, nb::arg("id_filter").none() = nb::none(),
              "Return (distances, ids) of the k nearest in the lists assigned to each query.")
         .def_prop_ro("nbytes", &IvfSearcher::nbytes, "Bytes held beside the lists: norms and tables.");
 }

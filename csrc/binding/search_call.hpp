@@ -1,7 +1,7 @@
 // What every searcher's search has in common.
 #pragma once
 
-#include "arguments.hpp"
+#include "filter.hpp"
 
 extern "C" {
 #include "mp/scratch.h"
@@ -22,7 +22,9 @@ class Scratches {
 };
 
 // Checks what every search takes, makes the results and calls `body(queries, n, k, distances, ids)` without the GIL.
-template <class Body> nb::tuple search_with(nb::handle queries_object, int64_t k, size_t dim, const Body &body) {
+// `by` is the filter that the body uses.
+template <class Body>
+nb::tuple search_with(nb::handle queries_object, int64_t k, size_t dim, const Filter &by, const Body &body) {
     const Array queries = finite_array(queries_object, "queries", 2);
     at_least_one(k, "k", "the number of neighbours that you want");
     if (queries.shape(1) != dim)
@@ -39,6 +41,7 @@ template <class Body> nb::tuple search_with(nb::handle queries_object, int64_t k
         status = body(queries.as<float>(), n, static_cast<size_t>(k), distances_out.as_writable<float>(),
                       ids_out.as_writable<int64_t>());
     }
+    by.raise_if_given_up();
     raise_if_failed(status);
     return nb::make_tuple(distances, ids);
 }

@@ -1,7 +1,6 @@
 // The searchers: a Python object holds the arrays, the core's view of them and the working memory of searches.
 #include "searchers.hpp"
 
-#include "filter.hpp"
 #include "search_call.hpp"
 
 extern "C" {
@@ -22,11 +21,13 @@ class FlatSearcher {
     void add_residuals(nb::handle residuals, nb::handle norms, float range) {
         residuals_.attach(items_.items, residuals, norms, range);
     }
-    nb::tuple search(nb::handle queries, int64_t k, int num_threads) {
-        return search_with(queries, k, items_.items.dim,
+    nb::tuple search(nb::handle queries, int64_t k, int num_threads, nb::handle id_filter) {
+        Filter by(id_filter, Ids::positions, items_.items.n);
+        return search_with(queries, k, items_.items.dim, by,
                            [&](const float *rows, size_t n, size_t n_neighbors, float *distances, int64_t *ids) {
                                mp_flat flat = {&items_.items, &scratches_.pool};
-                               return mp_flat_search(&flat, rows, n, n_neighbors, num_threads, distances, ids);
+                               return mp_flat_search(&flat, rows, n, n_neighbors, by.get(), num_threads, distances,
+                                                     ids);
                            });
     }
 
@@ -52,15 +53,12 @@ class LinkedGraphSearcher {
     }
     nb::tuple search(nb::handle queries, int64_t k, int64_t ef, int num_threads, nb::handle id_filter) {
         at_least_one(ef, "ef", "the number of candidates to keep, k or more");
-        Filter by(id_filter, graph_.items.n, false);
-        nb::tuple result =
-            search_with(queries, k, graph_.items.dim,
-                        [&](const float *rows, size_t n, size_t n_neighbors, float *distances, int64_t *ids) {
-                            return mp_graph_search(&graph_, &scratches_.pool, rows, n, n_neighbors,
-                                                   static_cast<size_t>(ef), by.get(), num_threads, distances, ids);
-                        });
-        by.raise_if_given_up();
-        return result;
+        Filter by(id_filter, Ids::positions, graph_.items.n);
+        return search_with(queries, k, graph_.items.dim, by,
+                           [&](const float *rows, size_t n, size_t n_neighbors, float *distances, int64_t *ids) {
+                               return mp_graph_search(&graph_, &scratches_.pool, rows, n, n_neighbors,
+                                                      static_cast<size_t>(ef), by.get(), num_threads, distances, ids);
+                           });
     }
 
   private:
@@ -104,18 +102,21 @@ class ForestSearcher {
                    .n_leaves = leaf_offsets_.shape(0) - 1,
                    .n_leaf_items = leaf_items_.shape(0),
                    .n_roots = roots_.shape(0),
-                   .largest_leaf = 0};
+                   .largest_leaf = 0,
+                   .has_all = false};
         raise_if_failed(mp_forest_check(&forest_));
     }
     void add_residuals(nb::handle residuals, nb::handle norms, float range) {
         residuals_.attach(forest_.items, residuals, norms, range);
     }
-    nb::tuple search(nb::handle queries, int64_t k, int64_t search_k, int num_threads) {
+    nb::tuple search(nb::handle queries, int64_t k, int64_t search_k, int num_threads, nb::handle id_filter) {
         at_least_one(search_k, "search_k", "the number of items to look at");
-        return search_with(queries, k, items_.items.dim,
+        Filter by(id_filter, Ids::positions, items_.items.n);
+        return search_with(queries, k, items_.items.dim, by,
                            [&](const float *rows, size_t n, size_t n_neighbors, float *distances, int64_t *ids) {
                                return mp_forest_search(&forest_, &scratches_.pool, rows, n, n_neighbors,
-                                                       static_cast<size_t>(search_k), num_threads, distances, ids);
+                                                       static_cast<size_t>(search_k), by.get(), num_threads, distances,
+                                                       ids);
                            });
     }
 
@@ -142,7 +143,8 @@ void bind_searchers(nb::module_ &module) {
              nb::arg("codes"), nb::arg("norms").none(), nb::arg("scale"), nb::arg("offset"), nb::arg("metric"),
              nb::kw_only(), nb::arg("bits") = 8, nb::arg("level") = "auto")
         .def("search", &FlatSearcher::search, nb::arg("queries"), nb::arg("k"), nb::kw_only(),
-             nb::arg("num_threads") = 0, "Return (distances, ids) of the k nearest codes of each query.");
+             nb::arg("num_threads") = 0, nb::arg("id_filter").none() = nb::none(),
+             "Return (distances, ids) of the k nearest codes of each query.");
 
     nb::class_<LinkedGraphSearcher> graph(module, "LinkedGraphSearcher",
                                           "HNSW search over a graph in FAISS' layout, read where it lies.");
@@ -167,7 +169,8 @@ void bind_searchers(nb::module_ &module) {
              nb::arg("leaf_items"), nb::arg("roots"), nb::arg("metric"), nb::kw_only(), nb::arg("bits") = 8,
              nb::arg("level") = "auto")
         .def("search", &ForestSearcher::search, nb::arg("queries"), nb::arg("k"), nb::arg("search_k"), nb::kw_only(),
-             nb::arg("num_threads") = 0, "Return (distances, ids) of the k nearest of the search_k items looked at.");
+             nb::arg("num_threads") = 0, nb::arg("id_filter").none() = nb::none(),
+             "Return (distances, ids) of the k nearest of the search_k items looked at.");
 }
 
 } // namespace mp

@@ -118,6 +118,7 @@ def oracle() -> SimpleNamespace:
     """The functions above, for tests."""
     return SimpleNamespace(
         make_items=make_items,
+        exact_distance=exact_distance,
         search_among=search_among,
         recall=recall,
         clustered=clustered,

@@ -10,6 +10,7 @@
 #ifndef MP_FOREST_H
 #define MP_FOREST_H
 
+#include "mp/filter.h"
 #include "mp/items.h"
 #include "mp/scratch.h"
 #include "mp/status.h"
@@ -24,16 +25,20 @@ struct mp_forest {
     const int32_t *leaf_items;
     const int32_t *roots;
     size_t n_planes, n_leaves, n_leaf_items, n_roots;
-    size_t largest_leaf; /* set by mp_forest_check() */
+    /* set by mp_forest_check() */
+    size_t largest_leaf;
+    bool has_all; /* every item is in some leaf */
 };
 
 /* One pass over everything that the walk relies on. A plane may be entered from one place only, which rules cycles
  * out: a cycle that can be reached from a root has a plane entered from the cycle and from outside. */
 struct mp_status mp_forest_check(struct mp_forest *forest);
 
-/* Writes n_queries x k distances and ids; empty slots as in mp_flat_search(). */
+/* Writes n_queries x k distances and ids; empty slots as in mp_flat_search(). With a filter (NULL: none) search_k
+ * counts the items that pass it; where so few are known to pass that a walk would take longer, all of those are scored.
+ */
 struct mp_status mp_forest_search(const struct mp_forest *forest, struct mp_scratch_pool *scratches,
-                                  const float *queries, size_t n_queries, size_t k, size_t search_k, int num_threads,
-                                  float *distances, int64_t *ids);
+                                  const float *queries, size_t n_queries, size_t k, size_t search_k,
+                                  const struct mp_filter *filter, int num_threads, float *distances, int64_t *ids);
 
 #endif

@@ -18,6 +18,7 @@
 #ifndef MP_IVF_H
 #define MP_IVF_H
 
+#include "mp/filter.h"
 #include "mp/items.h"
 #include "mp/scratch.h"
 #include "mp/status.h"
@@ -48,9 +49,10 @@ void mp_ivf_close(struct mp_ivf *ivf);
 size_t mp_ivf_bytes(const struct mp_ivf *ivf);
 
 /* Searches the lists that `assignment` names, n_probe a query; -1 names none. A list named twice in a row is scored
- * twice. Writes n_queries x k distances and ids; empty slots as in mp_flat_search(). */
+ * twice. `filter` (NULL: none) judges the ids of the lists. Writes n_queries x k distances and ids; empty slots as in
+ * mp_flat_search(). */
 struct mp_status mp_ivf_search(const struct mp_ivf *ivf, struct mp_scratch_pool *scratches, const float *queries,
-                               size_t n_queries, const int64_t *assignment, size_t n_probe, size_t k, int num_threads,
-                               float *distances, int64_t *ids);
+                               size_t n_queries, const int64_t *assignment, size_t n_probe, size_t k,
+                               const struct mp_filter *filter, int num_threads, float *distances, int64_t *ids);
 
 #endif

@@ -7,25 +7,40 @@
 #ifndef MP_SCAN_H
 #define MP_SCAN_H
 
+#include "mp/filter.h"
 #include "mp/items.h"
 #include "mp/scratch.h"
 #include "mp/topk.h"
 
 #include <stdbool.h>
 
+/* What stands between a run and the results, asked for items that are near enough only. `first_id` is that of the run.
+ */
+struct mp_scan_gate {
+    const struct mp_filter *filter; /* NULL: all pass */
+    const int64_t *ids;             /* of the run's items, for the filter; NULL: the ids that they are pushed under */
+    const uint32_t *names;          /* what the run's items are pushed under; NULL: first_id, first_id + 1, ... */
+    uint32_t first_id;
+    bool given_up; /* the filter said so; nothing passes any more */
+};
+
 /* A query that a run is scored for. */
 struct mp_scan_target {
     const struct mp_query *query;
     struct mp_topk *topk;
     float weight, constant;
+    struct mp_scan_gate *gate; /* NULL: everything that is near enough is pushed */
 };
+
+#define MP_GATHERED 128 /* codes that are brought together at a time */
 
 /* Queries that are searched together, in the memory of a scratch. */
 struct mp_scan_batch {
     struct mp_query *queries;
     struct mp_topk *topks;
-    struct mp_scan_target *targets; /* set for keys of items.h */
+    struct mp_scan_target *targets; /* set for keys of items.h, without gates */
     uint8_t *panel;
+    uint8_t *gathered; /* room for MP_GATHERED codes */
 };
 
 /* Folds n vectors and makes them ready to keep the `keep` nearest each. False if there is no memory. */
@@ -38,6 +53,19 @@ void mp_scan(const struct mp_items *items, uint32_t first_id, const struct mp_sc
 /* The same for many targets; where they are enough, each code is read once. `panel` is that of their batch. */
 void mp_scan_many(const struct mp_items *items, uint32_t first_id, const struct mp_scan_target *targets,
                   size_t n_targets, uint8_t *panel);
+
+/* Queries from which interleaving codes into panels pays. */
+#define MP_MIN_PANEL_QUERIES 12
+
+/* mp_scan_many() for those of the items that pass `filter`. The filter judges `ids`, or without them the ids that are
+ * pushed. Blocks in which nothing passes are not read. False if the filter gives up. */
+bool mp_scan_filtered(const struct mp_items *items, uint32_t first_id, const struct mp_filter *filter,
+                      const int64_t *ids, struct mp_scan_target *targets, size_t n_targets,
+                      const struct mp_scan_batch *batch);
+
+/* Pushes items here and there: those at `positions` of `items`, in any order, under first_id + position. */
+void mp_scan_list(const struct mp_items *items, uint32_t first_id, const uint32_t *positions, size_t count,
+                  const struct mp_scan_target *target);
 
 /* Queries that one thread should take at once: its whole share, so that codes are read once, within a bound on the
  * memory of their top-k buffers. */

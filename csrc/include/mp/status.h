@@ -2,6 +2,8 @@
 #ifndef MP_STATUS_H
 #define MP_STATUS_H
 
+#include <stdbool.h>
+
 enum mp_code {
     MP_OK = 0,
     MP_NO_MEMORY, /* an allocation failed; nothing was changed */
@@ -20,6 +22,13 @@ static inline struct mp_status mp_ok(void) {
 
 static inline struct mp_status mp_no_memory(void) {
     return (struct mp_status){MP_NO_MEMORY, {0}};
+}
+
+/* How a search ended that threads took part in. */
+static inline struct mp_status mp_search_status(bool no_memory, bool given_up) {
+    if (given_up)
+        return (struct mp_status){MP_GIVEN_UP, {0}};
+    return no_memory ? mp_no_memory() : mp_ok();
 }
 
 /* printf-like; the text names the argument, its rule, the value received and the remedy. */
