@@ -15,6 +15,7 @@ static struct mp_status check_entry(struct mp_graph *graph, int64_t entry_point,
         return mp_invalid("`max_level` must be at least 0, got %" PRId64 ": " REMEDY, max_level);
     graph->entry_point = (size_t)entry_point;
     graph->max_level = (size_t)max_level;
+    graph->n_complete = graph->items.n;
     return mp_ok();
 }
 

@@ -245,15 +245,31 @@ size_t mp_hnsw_level(const struct mp_hnsw_view *view, size_t id) {
     return view->graph.upper_start[id + 1] - view->graph.upper_start[id];
 }
 
+/* All nodes if the first `count` of them are complete, 0 while some are being added: an unfinished one can't be told
+ * from others without the links that lead to it. */
+static size_t count_complete(struct mp_hnsw *hnsw, size_t count) {
+    pthread_mutex_lock(&hnsw->lock);
+    if (hnsw->n_complete < count && pthread_rwlock_trywrlock(&hnsw->growth) == 0) { /* nobody adds */
+        hnsw->n_complete = atomic_load(&hnsw->count);
+        pthread_rwlock_unlock(&hnsw->growth);
+    }
+    const size_t complete = hnsw->n_complete;
+    pthread_mutex_unlock(&hnsw->lock);
+    return complete < count ? 0 : complete;
+}
+
 struct mp_status mp_hnsw_search(struct mp_hnsw *hnsw, const float *queries, size_t n_queries, size_t k, size_t ef,
                                 const struct mp_filter *filter, int num_threads, float *distances, int64_t *ids) {
     struct mp_hnsw_view view;
-    struct mp_filter with_marks = filter ? *filter : (struct mp_filter){.last = INT64_MAX};
+    const size_t count = atomic_load(&hnsw->count);
+    struct mp_filter with_marks = filter ? *filter : (struct mp_filter){.last = (int64_t)count - 1};
     mp_hnsw_borrow(hnsw, &view);
     if (atomic_load(&hnsw->n_deleted) > 0) {
         with_marks.marks = view.storage->marks;
         filter = &with_marks;
     }
+    if (filter)
+        view.graph.n_complete = count_complete(hnsw, count);
     const struct mp_status status =
         mp_graph_search(&view.graph, &hnsw->scratches, queries, n_queries, k, ef, filter, num_threads, distances, ids);
     mp_hnsw_return(hnsw, &view);

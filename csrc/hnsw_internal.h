@@ -47,6 +47,7 @@ struct mp_hnsw {
     pthread_mutex_t entry_lock; /* held by an insertion that makes the graph higher */
     pthread_mutex_t stripes[N_STRIPES];
     struct mp_hnsw_storage *storage;
+    size_t n_complete; /* nodes below it are, behind `lock`; may lag behind `count` */
     atomic_size_t count, n_deleted;
     _Atomic uint64_t entry; /* level + 1 above the id; 0 while the graph is empty */
     struct mp_scratch_pool scratches;

@@ -19,8 +19,8 @@ import numpy.typing as npt
 # the lowest bit on), an array of ids, a range of step 1, or a callable that is asked for candidates (slower: it takes
 # the GIL, from several threads if the search has several; an answer holds for the whole call). Exhaustive searches
 # return what they would return if nothing else were there. How graphs and forests are walked does not depend on the
-# filter, but they go on until they have seen ``ef`` or ``search_k`` that pass; a forest in which an array or a range
-# lets few pass scores all of those without a walk: faster, and exact.
+# filter, but they go on until they have seen ``ef`` or ``search_k`` that pass, and where an array or a range lets few
+# pass, all of those are scored without a walk: faster, and exact.
 IdFilter: TypeAlias = (
     npt.NDArray[np.bool_] | npt.NDArray[np.uint8] | npt.NDArray[np.int64] | range | Callable[[int], bool] | None
 )

@@ -58,30 +58,83 @@ def kinds_of(allowed: np.ndarray) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("share", [0.9, 0.3, 0.02])
-def test_every_kind_finds_the_nearest_that_pass(
-    data: SimpleNamespace, graph: Any, oracle: SimpleNamespace, share: float
-) -> None:
-    allowed = np.random.default_rng(1).random(N) < share
-    wanted = None
+def exact(data: SimpleNamespace, oracle: SimpleNamespace, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What an exhaustive search finds among the nodes that pass."""
+    among = np.flatnonzero(allowed)
+    rows = [oracle.search_among(data.items, data.metric, query, K, among) for query in data.queries]
+    return np.array([row for row, _ in rows]), np.array([row for _, row in rows])
+
+
+@pytest.mark.parametrize("share", [0.9, 0.7])
+def test_every_kind_walks_alike(data: SimpleNamespace, graph: Any, share: float) -> None:
+    """So many pass that a walk is faster than scoring them all."""
+    allowed, wanted = np.random.default_rng(1).random(N) < share, None
     for kind in kinds_of(allowed).values():
         for num_threads in (1, 3):
-            distances, ids = graph.search(data.queries, K, 60, id_filter=kind, num_threads=num_threads)
+            distances, ids = graph.search(data.queries, K, 12, id_filter=kind, num_threads=num_threads)
             wanted = wanted or (distances, ids)
             np.testing.assert_array_equal(ids, wanted[1])
             np.testing.assert_array_equal(distances, wanted[0])
     assert allowed[wanted[1]].all()
-    true = [
-        oracle.search_among(data.items, data.metric, query, K, np.flatnonzero(allowed))[1] for query in data.queries
-    ]
-    assert oracle.recall(wanted[1], np.array(true)) > 0.95
+
+
+@pytest.mark.parametrize("share", [0.9, 0.3, 0.02])
+def test_a_walk_finds_the_nearest_that_pass(
+    data: SimpleNamespace, graph: Any, oracle: SimpleNamespace, share: float
+) -> None:
+    """How many a callable lets pass is not known, so the graph is walked however few they are."""
+    allowed = np.random.default_rng(1).random(N) < share
+    found = graph.search(data.queries, K, 60, id_filter=lambda node: allowed[node])[1]
+    assert allowed[found].all()
+    assert oracle.recall(found, exact(data, oracle, allowed)[1]) > 0.95
+
+
+@pytest.mark.parametrize("share", [0.5, 0.02, 0.002, 0.0])
+def test_where_few_pass_all_of_them_are_scored(
+    data: SimpleNamespace, graph: Any, oracle: SimpleNamespace, share: float
+) -> None:
+    allowed = np.random.default_rng(1).random(N) < share
+    wanted = exact(data, oracle, allowed)
+    kinds = kinds_of(allowed)
+    del kinds["callable"]
+    for kind in kinds.values():
+        for num_threads in (1, 3):
+            single = [graph.search(query[None], K, 16, id_filter=kind) for query in data.queries]
+            for answer in (
+                graph.search(data.queries, K, 16, id_filter=kind, num_threads=num_threads),
+                tuple(np.concatenate(parts) for parts in zip(*single, strict=True)),
+            ):
+                np.testing.assert_array_equal(answer[1], wanted[1])
+                np.testing.assert_array_equal(answer[0], wanted[0])
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
+@pytest.mark.parametrize(("bits", "span"), [(8, 0.0), (8, 1.0), (4, 2.0)])
+def test_few_nodes_of_any_width_are_scored_as_flat_search_does(
+    oracle: SimpleNamespace, level: str, metric: str, bits: int, span: float
+) -> None:
+    items = oracle.make_items(300, 21)
+    scale = items.scale * np.float32(1 if bits == 8 else 17)
+    graph = _core.HnswGraph(21, 300, scale, items.offset, metric, bits=bits, span=span, level=level)
+    graph.add(items.vectors)
+    codes = graph.codes(np.arange(300))
+    norms = _core.squared_norms(codes, scale, items.offset, bits=bits)
+    flat = _core.FlatSearcher(codes, norms, scale, items.offset, metric, bits=bits, level=level)
+    if span:
+        how = (codes, scale, items.offset, span, bits)
+        residuals = _core.encode_residuals(items.vectors, *how)
+        flat.add_residuals(residuals, _core.residual_norms(residuals, *how), span)
+    for id_filter in (range(100, 180), np.arange(0, 300, 7)):
+        wanted = flat.search(items.vectors[:20], 5, id_filter=id_filter)
+        for got, expected in zip(graph.search(items.vectors[:20], 5, 50, id_filter=id_filter), wanted, strict=True):
+            np.testing.assert_array_equal(got, expected)
 
 
 def test_ranges(data: SimpleNamespace, graph: Any) -> None:
-    for ids_range in (range(500, 900), range(1990, 5000), range(N)):
+    for ids_range in (range(500, 900), range(1990, 5000), range(100, N), range(N)):
         allowed = np.isin(np.arange(N), ids_range)
-        wanted = graph.search(data.queries, K, 50, id_filter=allowed)
-        for got, expected in zip(graph.search(data.queries, K, 50, id_filter=ids_range), wanted, strict=True):
+        wanted = graph.search(data.queries, K, 12, id_filter=allowed)
+        for got, expected in zip(graph.search(data.queries, K, 12, id_filter=ids_range), wanted, strict=True):
             np.testing.assert_array_equal(got, expected)
 
 
@@ -144,22 +197,24 @@ def grown(vectors: np.ndarray, items: SimpleNamespace, capacity: int | None = No
     return graph
 
 
-def test_deleted_nodes_are_no_results(data: SimpleNamespace) -> None:
-    graph, deleted = grown(data.items.vectors, data.items), np.random.default_rng(3).random(N) < 0.6
-    plain = graph.search(data.queries, K, 50)
+@pytest.mark.parametrize("share", [0.2, 0.6, 0.95])
+def test_deleted_nodes_are_no_results(data: SimpleNamespace, share: float) -> None:
+    """At ef 12 a walk goes through a fifth of deleted nodes; where more are deleted, the others are scored."""
+    graph, deleted = grown(data.items.vectors, data.items), np.random.default_rng(3).random(N) < share
+    plain = graph.search(data.queries, K, 12)
     graph.mark_deleted(np.flatnonzero(deleted))
     assert graph.n_deleted == deleted.sum()
     np.testing.assert_array_equal(graph.deleted(), deleted)
-    answers = graph.search(data.queries, K, 50)
+    answers = graph.search(data.queries, K, 12)
     assert (answers[1] >= 0).all()
     assert not deleted[answers[1]].any()
     graph.resize(N + 10)
-    np.testing.assert_array_equal(graph.search(data.queries, K, 50)[1], answers[1])
+    np.testing.assert_array_equal(graph.search(data.queries, K, 12)[1], answers[1])
     some = np.random.default_rng(4).random(N) < 0.5
-    both = graph.search(data.queries, K, 50, id_filter=some)[1]
+    both = graph.search(data.queries, K, 12, id_filter=some)[1]
     assert (some & ~deleted)[both].all()
     graph.unmark_deleted(np.flatnonzero(deleted))
-    for got, expected in zip(graph.search(data.queries, K, 50), plain, strict=True):
+    for got, expected in zip(graph.search(data.queries, K, 12), plain, strict=True):
         np.testing.assert_array_equal(got, expected)
 
 
@@ -224,10 +279,53 @@ def test_marking_while_searching(data: SimpleNamespace) -> None:
     assert graph.n_deleted == len(range(0, N, 3))
 
 
+def test_what_is_left_of_deleted_nodes_is_scored(data: SimpleNamespace, oracle: SimpleNamespace) -> None:
+    graph, deleted = grown(data.items.vectors, data.items), np.random.default_rng(3).random(N) < 0.6
+    graph.mark_deleted(np.flatnonzero(deleted))
+    some = np.random.default_rng(4).random(N) < 0.5
+    l2 = SimpleNamespace(items=data.items, metric="l2", queries=data.queries)
+    for id_filter, allowed in (
+        (None, ~deleted),
+        (some, some & ~deleted),
+        (range(1000), ~deleted & (np.arange(N) < 1000)),
+    ):
+        wanted = exact(l2, oracle, allowed)
+        for got, expected in zip(graph.search(data.queries, K, 20, id_filter=id_filter), wanted, strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
+def test_filtered_searches_while_nodes_are_added(data: SimpleNamespace, oracle: SimpleNamespace) -> None:
+    """Whatever is found has its own distance: nodes that are being written are none."""
+    graph, done = _core.HnswGraph(DIM, N, data.items.scale, data.items.offset, "l2"), threading.Event()
+    query, found = data.queries[:1], []
+
+    def search() -> None:
+        while not done.is_set():
+            distances, ids = graph.search(query, K, 50, id_filter=range(graph.count // 2, N))
+            found.extend((node, distance) for node, distance in zip(ids[0], distances[0], strict=True) if node >= 0)
+
+    threads = [threading.Thread(target=search) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for part in np.split(data.items.vectors, 40):
+        graph.add(part, num_threads=2)
+    done.set()
+    for thread in threads:
+        thread.join()
+    ids = np.array([node for node, _ in found])
+    wanted = oracle.exact_distance(data.items, "l2", query[0], ids)
+    np.testing.assert_array_equal([distance for _, distance in found], wanted)
+    answer = graph.search(query, K, 50, id_filter=range(N // 2, N))
+    for got, expected in zip(
+        answer, oracle.search_among(data.items, "l2", query[0], K, np.arange(N // 2, N)), strict=True
+    ):
+        np.testing.assert_array_equal(got[0], expected)
+
+
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**31), n=st.integers(1, 80), k=st.integers(1, 90), share=st.floats(0, 1))
 def test_with_room_for_all_a_filtered_search_is_exact(seed: int, n: int, k: int, share: float) -> None:
-    """ef = n: everything that passes and can be reached is found, in the order of the distances."""
+    """ef = n: everything that passes is found in the order of the distances, in a walk if it can be reached."""
     rng = np.random.default_rng(seed)
     vectors = rng.standard_normal((n, 6)).astype(np.float32)
     scale, offset = np.full(6, 8 / 255, np.float32), np.full(6, -4, np.float32)
@@ -236,8 +334,13 @@ def test_with_room_for_all_a_filtered_search_is_exact(seed: int, n: int, k: int,
     allowed = rng.random(n) < share
     codes = graph.codes(np.arange(n))
     flat = _core.FlatSearcher(codes, _core.squared_norms(codes, scale, offset), scale, offset, "l2")
-    order = flat.search(vectors[:1], n)[1][0]
+    order = flat.search(vectors[:1], n)[1][0].tolist()
     reachable = set(graph.search(vectors[:1], n, n)[1][0].tolist())
-    wanted = [node for node in order.tolist() if allowed[node] and node in reachable]
-    found = graph.search(vectors[:1], max(k, len(wanted)), n, id_filter=allowed)[1][0]
-    assert found[found >= 0].tolist() == wanted
+    passing = [node for node in order if allowed[node]]
+    walked = [node for node in passing if node in reachable]
+    for id_filter, wanted in (
+        (lambda node: allowed[node], walked),
+        (allowed, walked if allowed.all() else passing),  # scored without a walk
+    ):
+        found = graph.search(vectors[:1], max(k, len(wanted)), n, id_filter=id_filter)[1][0]
+        assert found[found >= 0].tolist() == wanted

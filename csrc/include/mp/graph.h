@@ -22,6 +22,7 @@ struct mp_graph {
     size_t max_links0;
     size_t entry_point;
     size_t max_level;
+    size_t n_complete; /* nodes that may be scored before a link leads to them; 0 where some are being written */
     /* linked, else NULL */
     const uint64_t *offsets;
     const int32_t *neighbors;
@@ -40,7 +41,8 @@ struct mp_status mp_graph_link(struct mp_graph *graph, const uint64_t *offsets, 
                                int64_t entry_point, int64_t max_level);
 
 /* Writes n_queries x k distances and ids; ef below k is raised to k. Empty slots as in mp_flat_search(). With a filter
- * (NULL: none) the walk ends when ef nodes that pass it are found and none that is nearer can be reached. */
+ * (NULL: none) the walk ends when ef nodes that pass it are found and none that is nearer can be reached; where so few
+ * are known to pass that a walk would take longer, all of those are scored instead, as mp_flat_search() does. */
 struct mp_status mp_graph_search(const struct mp_graph *graph, struct mp_scratch_pool *scratches, const float *queries,
                                  size_t n_queries, size_t k, size_t ef, const struct mp_filter *filter, int num_threads,
                                  float *distances, int64_t *ids);

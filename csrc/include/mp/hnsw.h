@@ -85,7 +85,7 @@ size_t mp_hnsw_link_lists_size(struct mp_hnsw *hnsw);
 void mp_hnsw_copy_out(struct mp_hnsw *hnsw, const struct mp_hnsw_copy *copy);
 
 /* As mp_graph_search(). Nodes whose insertion is under way may be among the results or not. `filter` is NULL or has no
- * marks: those of the graph are added. */
+ * marks: those of the graph are added. While nodes are added, searches with a filter walk, however few pass it. */
 struct mp_status mp_hnsw_search(struct mp_hnsw *hnsw, const float *queries, size_t n_queries, size_t k, size_t ef,
                                 const struct mp_filter *filter, int num_threads, float *distances, int64_t *ids);
 
