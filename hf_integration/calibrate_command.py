@@ -22,13 +22,16 @@ __all__ = ["SUBCOMMAND"]
 
 _DESCRIPTION = """\
 Finds the fastest exit threshold that keeps the accuracy within --max-loss of the same model without exits, with the
-stated confidence, and stores it in the model's folder. The texts must be new to the model: neither trained on nor
+stated confidence, and stores it in the model's folder. With --keep-scales it chooses the strength of pruning too, and
+compares with the model that neither exits nor prunes. The texts must be new to the model: neither trained on nor
 used to choose anything. Half a point with 95 % confidence takes at least 598 of them.
 
   magic-pyramid calibrate fast-bert held-out.csv
       at most half a point, with a confidence of 95 %
   magic-pyramid calibrate fast-bert held-out.csv --max-loss 0.01 --confidence 0.9 --json
-      other limits, and the result for programs"""
+      other limits, and the result for programs
+  magic-pyramid calibrate fast-bert held-out.csv --keep-scales 0.5 1
+      pruning and exits together"""
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +41,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-loss", type=float, default=0.005, help="tolerated loss of accuracy (default: %(default)s)"
     )
     parser.add_argument("--confidence", type=float, default=0.95, help="of the bound (default: %(default)s)")
+    parser.add_argument(
+        "--keep-scales",
+        type=float,
+        nargs="+",
+        metavar="S",
+        help="choose pruning too: strengths to try beside 0, in (0, 1], each with its share of the allowed error",
+    )
     add_data_arguments(parser, "validation")
 
 
@@ -73,7 +83,7 @@ def _calibrate(arguments: argparse.Namespace, data: LabelledTexts) -> Calibratio
     with warnings.catch_warnings():
         # Said below, as an error: nobody calibrates in order to switch the exits off.
         warnings.simplefilter("ignore", UserWarning)
-        report = calibrate(model, rows, arguments.max_loss, arguments.confidence)
+        report = calibrate(model, rows, arguments.max_loss, arguments.confidence, keep_scales=arguments.keep_scales)
     if report.is_too_small:
         raise MagicPyramidError(f"{too_small_message(report)}; nothing was stored")
     return report
@@ -85,16 +95,17 @@ def _store(folder: Path, report: CalibrationReport) -> None:
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     # One file, replaced as a whole: the model has the old settings or the new ones.
-    write_json(path, {**config, "exit_threshold": report.exit_threshold, "max_layers": None, "speed": None})
+    chosen = {"exit_threshold": report.exit_threshold, "keep_scale": report.keep_scale}
+    write_json(path, {**config, **chosen, "max_layers": None, "speed": None})
 
 
 def _described(report: CalibrationReport) -> str:
     lines = [
-        f"Exit threshold {report.exit_threshold:.4g}: with a confidence of {report.confidence:.4g} the accuracy is at "
-        f"most {report.max_loss:.4g} below that without exits.",
-        f"On the {report.samples} calibration texts: accuracy {report.accuracy:.4f} (without exits "
+        f"Exit threshold {report.exit_threshold:.4g}, strength of pruning {report.keep_scale:.4g}: with a confidence "
+        f"of {report.confidence:.4g} the accuracy is at most {report.max_loss:.4g} below that of the full model.",
+        f"On the {report.samples} calibration texts: accuracy {report.accuracy:.4f} (full model "
         f"{report.full_accuracy:.4f}), {report.mean_exit_layer:.2f} layers, {report.mean_flops / 1e9:.3f} GFLOPs "
-        f"(without exits {report.full_flops / 1e9:.3f}).",
+        f"(full model {report.full_flops / 1e9:.3f}).",
     ]
     if report.exit_threshold == 0:
         lines.append("No threshold above 0 passed: the model runs without exits.")

@@ -1,53 +1,54 @@
-"""Picking the exit threshold on held-out data with a guarantee: Learn-then-Test (arXiv 2110.01052)."""
+"""Picking exits and pruning on held-out data with a guarantee: Learn-then-Test (arXiv 2110.01052)."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from hf_integration.batching import as_batches
 from hf_integration.exit_selection import RecordedExits, record_exits
+from hf_integration.fixed_sequence import NUISANCE_SHARE, passing_settings
 from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
-from hf_integration.risk_bounds import loss_p_value, samples_needed
+from hf_integration.risk_bounds import samples_needed
 from mp_plugins import argument_error
 
-__all__ = ["CalibrationReport", "calibrate", "largest_passing"]
-
-# Share of the allowed error that bounding the nuisance parameter may take; from 1/10 to 1/4 it hardly matters.
-_NUISANCE_SHARE = 0.2
+__all__ = ["CalibrationReport", "calibrate"]
 
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """A threshold, the guarantee that it comes with, and what it gave on the calibration data.
+    """A setting, the guarantee that it comes with, and what it gave on the calibration data.
 
-    The guarantee: over the draw of the calibration texts, the chance that the accuracy with ``exit_threshold`` lies
-    more than ``max_loss`` below that of the same model without exits is at most ``1 - confidence``, on texts that
-    are drawn like those. A threshold of 0 lets nobody leave, so it loses nothing.
+    The guarantee: over the draw of the calibration texts, the chance that the accuracy with ``exit_threshold`` and
+    ``keep_scale`` lies more than ``max_loss`` below that of the full model is at most ``1 - confidence``, on texts that
+    are drawn like those. The full model is the same model without exits, and where ``keep_scales`` were tried also
+    without pruning. Its own setting loses nothing.
 
     Attributes:
         exit_threshold: the largest one that passed.
+        keep_scale: the strength of pruning that goes with it.
         max_loss: tolerated loss in accuracy.
         confidence: of the guarantee.
-        p_value: of a larger loss at the threshold, at most ``1 - confidence``; 0 for a threshold of 0.
+        p_value: of a larger loss at the setting, at most ``1 - confidence``; 0 for that of the full model.
         samples: calibration texts.
         samples_needed: fewest texts with which anything but 0 can pass, for ``max_loss`` and ``confidence``.
         samples_for_more: texts that it would take, about, for the next threshold to pass if its rates of harmed and
             gained texts stay; ``None`` if it loses too much or none is left.
-        harmed: texts that only the model without exits answers rightly.
-        gained: texts that only the model with exits answers rightly.
-        accuracy: with the threshold.
-        full_accuracy: without exits.
+        harmed: texts that only the full model answers rightly.
+        gained: texts that only the model with the setting answers rightly.
+        accuracy: with the setting.
+        full_accuracy: of the full model.
         mean_exit_layer: layers run, mean over texts.
         mean_flops: floating-point operations, mean over texts.
-        full_flops: the same without exits.
+        full_flops: the same of the full model.
     """
 
     exit_threshold: float
+    keep_scale: float
     max_loss: float
     confidence: float
     p_value: float
@@ -80,16 +81,19 @@ def calibrate(
     confidence: float = 0.95,
     *,
     thresholds: Sequence[float] | None = None,
+    keep_scales: Sequence[float] | None = None,
     batch_size: int = 32,
     data_collator: Callable[[list[Any]], Mapping[str, Any]] | None = None,
 ) -> CalibrationReport:
-    """Set the largest exit threshold that keeps the loss in accuracy under ``max_loss``, with a stated confidence.
+    """Set the fastest setting that keeps the loss in accuracy under ``max_loss``, with a stated confidence.
 
     One pass without exits records what every exit says. The thresholds, fixed beforehand, are tested from the safest
     on until one fails (fixed-sequence testing, a form of Learn-then-Test: however many pass, the chance that one of
     them is wrong stays that of one test), each with an exact test of the paired loss
     (:mod:`hf_integration.risk_bounds`).
-    Pruning stays as it is set, in the compared model too. A limit by ``max_layers`` is lifted.
+    Pruning stays as it is set, in the compared model too, unless ``keep_scales`` are given: then thresholds are walked
+    through at each strength of pruning, every walk with its share of the allowed error, against the model without
+    pruning, and of what passes the setting with the fewest operations is taken. A limit by ``max_layers`` is lifted.
 
     Args:
         model: a single-label classifier with trained internal classifiers; its settings change.
@@ -99,6 +103,8 @@ def calibrate(
         confidence: in (0, 1).
         thresholds: to be tested, ascending, in (0, 1]; they must not depend on ``dataset``. 96 by default, close
             together where uncertainties are small.
+        keep_scales: strengths of pruning to be tried, ascending, in [0, 1]; 0 always is one of them. Few are best: each
+            takes a pass over the data and a share of the allowed error. ``None`` leaves pruning as it is.
         batch_size: for rows.
         data_collator: makes a batch of a list of rows; pads ``input_ids`` and what goes with them by default.
 
@@ -132,40 +138,13 @@ def calibrate(
         batch_size=batch_size,
         data_collator=data_collator,
     )
-    recorded = record_exits(model, batches, argument="dataset")
-    report = _report(model, recorded, tried, max_loss, confidence)
+    records = _records(model, batches, keep_scales)
+    report = _report(model, records, tried, max_loss, confidence)
     if report.is_too_small:
         warnings.warn(too_small_message(report), UserWarning, stacklevel=2)
     model.set_speed(exit_threshold=report.exit_threshold, max_layers=model.config.num_hidden_layers)
+    model.config.keep_scale = report.keep_scale
     return report
-
-
-def largest_passing(
-    recorded: RecordedExits, thresholds: Iterable[float], max_loss: float, level: float
-) -> tuple[float, float, float | None]:
-    """Test thresholds in the given order until one fails.
-
-    Args:
-        recorded: what every exit says.
-        thresholds: from the safest to the fastest.
-        max_loss: tolerated loss.
-        level: allowed chance of passing a threshold that loses more.
-
-    Returns:
-        The last one that passed (0 if none did), its p-value, and the one that failed (``None`` if none did).
-    """
-    passed, p_value = 0.0, 0.0
-    counts, current = (-1, -1), 0.0
-    for threshold in thresholds:
-        found = _harmed_and_gained(recorded, threshold)
-        # Neighbours often differ in nothing, and a test costs more than the count.
-        if found != counts:
-            counts = found
-            current = loss_p_value(*counts, len(recorded.labels), max_loss, nuisance_level=level * _NUISANCE_SHARE)
-        if current > level:
-            return passed, p_value, threshold
-        passed, p_value = threshold, current
-    return passed, p_value, None
 
 
 def too_small_message(report: CalibrationReport) -> str:
@@ -173,7 +152,7 @@ def too_small_message(report: CalibrationReport) -> str:
     needed = "more than ten million" if report.samples_needed is None else f"at least {report.samples_needed}"
     return (
         f"{report.samples} calibration samples are too few: a loss of at most {report.max_loss:g} with confidence "
-        f"{report.confidence:g} takes {needed}, so the exit threshold is 0 (no exits)"
+        f"{report.confidence:g} takes {needed}, so the model runs in full"
     )
 
 
@@ -183,44 +162,76 @@ def _default_thresholds() -> list[float]:
     return values
 
 
+def _records(
+    model: MagicPyramidForSequenceClassification,
+    batches: Iterable[Mapping[str, Any]],
+    keep_scales: Sequence[float] | None,
+) -> dict[float, RecordedExits]:
+    """Return what every exit says at each strength of pruning, compared with the full model."""
+    before = model.config.keep_scale
+    if keep_scales is None:
+        return {before: record_exits(model, batches, argument="dataset")}
+    scales = list(keep_scales)
+    if not scales or sorted(set(scales)) != scales or not 0 <= scales[0] <= scales[-1] <= 1:
+        raise argument_error(
+            "keep_scales", "must ascend within [0, 1]", scales, "leave it out to leave pruning as it is"
+        )
+    if model.token_pruner is None:
+        raise argument_error("keep_scales", "must be None for a model without a pruner", scales, "leave it out")
+    # Every pass has to see the texts in the same order, whatever the loader does.
+    batches = list(batches)
+    records: dict[float, RecordedExits] = {}
+    try:
+        for scale in (0.0, *(scale for scale in scales if scale > 0)):
+            model.config.keep_scale = scale
+            recorded = record_exits(model, batches, argument="dataset")
+            records[scale] = replace(recorded, reference=records[0.0].full) if records else recorded
+    finally:
+        model.config.keep_scale = before
+    return records
+
+
 def _report(
     model: MagicPyramidForSequenceClassification,
-    recorded: RecordedExits,
+    records: Mapping[float, RecordedExits],
     thresholds: Sequence[float],
     max_loss: float,
     confidence: float,
 ) -> CalibrationReport:
-    level, samples = 1 - confidence, len(recorded.labels)
-    chosen, p_value, failed = largest_passing(recorded, thresholds, max_loss, level)
-    harmed, gained = _harmed_and_gained(recorded, chosen)
+    passed = passing_settings(records, thresholds, max_loss, 1 - confidence)
+    costs = [_mean_flops(model, records[setting.keep_scale], setting.exit_threshold) for setting in passed]
+    flops, chosen = min(zip(costs, passed, strict=True), key=lambda pair: pair[0])
+    recorded, full = records[chosen.keep_scale], next(iter(records.values()))
+    level, samples = (1 - confidence) / len(records), len(full.labels)
+    harmed, gained = recorded.harmed_and_gained(chosen.exit_threshold)
     more = None
-    if failed is not None:
-        rates = [count / samples for count in _harmed_and_gained(recorded, failed)]
+    if chosen.failed is not None:
+        rates = [count / samples for count in recorded.harmed_and_gained(chosen.failed)]
         more = _needed(max_loss, level, *rates)
     return CalibrationReport(
-        exit_threshold=chosen,
+        exit_threshold=chosen.exit_threshold,
+        keep_scale=chosen.keep_scale,
         max_loss=max_loss,
         confidence=confidence,
-        p_value=p_value,
+        p_value=chosen.p_value,
         samples=samples,
         samples_needed=_needed(max_loss, level),
         samples_for_more=more,
         harmed=harmed,
         gained=gained,
-        accuracy=recorded.accuracy(chosen),
-        full_accuracy=recorded.full_accuracy,
-        mean_exit_layer=float(recorded.depth(chosen).double().mean()),
-        mean_flops=float(recorded.flops(chosen, model).double().mean()),
-        full_flops=float(recorded.flops(0.0, model).double().mean()),
+        accuracy=recorded.accuracy(chosen.exit_threshold),
+        full_accuracy=full.full_accuracy,
+        mean_exit_layer=float(recorded.depth(chosen.exit_threshold).double().mean()),
+        mean_flops=flops,
+        full_flops=_mean_flops(model, full, 0.0),
     )
+
+
+def _mean_flops(model: MagicPyramidForSequenceClassification, recorded: RecordedExits, threshold: float) -> float:
+    return float(recorded.flops(threshold, model).double().mean())
 
 
 def _needed(max_loss: float, level: float, harm_rate: float = 0.0, gain_rate: float = 0.0) -> int | None:
     return samples_needed(
-        max_loss, level, nuisance_level=level * _NUISANCE_SHARE, harm_rate=harm_rate, gain_rate=gain_rate
+        max_loss, level, nuisance_level=level * NUISANCE_SHARE, harm_rate=harm_rate, gain_rate=gain_rate
     )
-
-
-def _harmed_and_gained(recorded: RecordedExits, threshold: float) -> tuple[int, int]:
-    right, fully_right = recorded.answers(threshold) == recorded.labels, recorded.full == recorded.labels
-    return int((fully_right & ~right).sum()), int((right & ~fully_right).sum())

@@ -91,6 +91,8 @@ class RecordedExits:
         depths: int64 ``[exits + 1]``, of the exits and of the last layer.
         attended: int64 ``[N, layers]``, tokens that entered each layer.
         kept: int64 ``[N, layers]``, tokens that pruning left after each layer.
+        pruning_macs: of the pruner, see :func:`~hf_integration.flops.pyramid_flops`.
+        reference: answers that others are compared with, int64 ``[N]``; ``None`` = those of the last layer.
     """
 
     uncertainty: Tensor
@@ -100,11 +102,19 @@ class RecordedExits:
     depths: Tensor
     attended: Tensor
     kept: Tensor
+    pruning_macs: int = 0
+    reference: Tensor | None = None
 
     @property
     def full_accuracy(self) -> float:
         """Accuracy of the last layer."""
         return float((self.full == self.labels).double().mean())
+
+    def harmed_and_gained(self, threshold: float) -> tuple[int, int]:
+        """Return how many samples only the reference answers rightly, and how many it alone does not."""
+        reference = self.full if self.reference is None else self.reference
+        right, was_right = self.answers(threshold) == self.labels, reference == self.labels
+        return int((was_right & ~right).sum()), int((right & ~was_right).sum())
 
     def first_exit(self, threshold: float) -> Tensor:
         """Return which exit each sample takes, int64 ``[N]``; the number of exits = none."""
@@ -136,7 +146,7 @@ class RecordedExits:
             exits,
             model.config,
             exit_outputs=model.config.num_labels + model.exit_criterion.outputs,
-            pruning_macs=model.pruning_macs(),
+            pruning_macs=self.pruning_macs,
         )
 
 
@@ -182,4 +192,5 @@ def record_exits(
         depths=torch.tensor([*classifiers.depths, config.num_hidden_layers]),
         attended=columns["attended"],
         kept=columns["kept"],
+        pruning_macs=model.pruning_macs(),
     )

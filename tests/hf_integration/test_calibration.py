@@ -2,16 +2,17 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 import hf_integration
-from hf_integration import calibration
+from hf_integration import fixed_sequence
 from hf_integration.batching import pad_rows
-from hf_integration.calibration import largest_passing
 from hf_integration.exit_selection import RecordedExits
+from hf_integration.fixed_sequence import largest_passing, passing_settings
 from hf_integration.risk_bounds import binomial_upper_bound, loss_p_value, samples_needed
 from mp_plugins import ArgumentError, UnsupportedError
 
@@ -93,7 +94,8 @@ def population(size, harm, seed):
 
 
 def rows_of(records, chosen):
-    fields = ("uncertainty", "predicted", "full", "labels", "attended", "kept")
+    fields = ["uncertainty", "predicted", "full", "labels", "attended", "kept"]
+    fields += [] if records.reference is None else ["reference"]
     return RecordedExits(**{name: getattr(records, name)[chosen] for name in fields}, depths=records.depths)
 
 
@@ -101,7 +103,7 @@ def rows_of(records, chosen):
     ("samples", "max_loss", "harm"), [(1200, 0.02, 0.4), (200, 0.03, 0.3)], ids=["gains and harm", "harm alone"]
 )
 def test_the_loss_stays_under_the_bound_as_often_as_promised(monkeypatch, samples, max_loss, harm):
-    monkeypatch.setattr(calibration, "loss_p_value", functools.cache(loss_p_value))
+    monkeypatch.setattr(fixed_sequence, "loss_p_value", functools.cache(loss_p_value))
     thresholds, splits = [step / 40 for step in range(1, 41)], 400
     whole = population(100_000, harm, seed=1)
     losses = {threshold: whole.full_accuracy - whole.accuracy(threshold) for threshold in [0.0, *thresholds]}
@@ -120,6 +122,43 @@ def test_the_loss_stays_under_the_bound_as_often_as_promised(monkeypatch, sample
     typical = sorted(chosen)[splits // 2]
     assert losses[typical] > max_loss / 3
     assert whole.depth(typical).double().mean() < 3.5
+
+
+def pruned(full, extra_harm, seed):
+    """Records of the same texts under pruning, which answers some of them otherwise at every depth."""
+    generator = torch.Generator().manual_seed(seed)
+    flipped = torch.rand(len(full.labels), generator=generator) < extra_harm
+    return replace(
+        full,
+        full=torch.where(flipped, 1 - full.full, full.full),
+        predicted=torch.where(flipped[:, None], 1 - full.predicted, full.predicted),
+        reference=full.full,
+    )
+
+
+def test_pruning_and_exits_together_keep_the_promise(monkeypatch):
+    monkeypatch.setattr(fixed_sequence, "loss_p_value", functools.cache(loss_p_value))
+    max_loss, splits, samples = 0.02, 300, 1200
+    thresholds = [step / 20 for step in range(1, 21)]
+    full = population(100_000, 0.4, seed=1)
+    # The middle one loses a quarter of what is tolerated by itself, the last one twice as much as is tolerated.
+    whole = {0.0: full, 0.5: pruned(full, 0.0055, seed=4), 1.0: pruned(full, 0.045, seed=5)}
+    accuracy = {(scale, t): whole[scale].accuracy(t) for scale in whole for t in [0.0, *thresholds]}
+    losses = {setting: full.full_accuracy - reached for setting, reached in accuracy.items()}
+    assert 0 < losses[0.5, 0.0] < max_loss < losses[1.0, 0.0]
+    generator = torch.Generator().manual_seed(2)
+    wrong, combined = 0, 0
+    for _ in range(splits):
+        chosen = torch.randint(samples * 50, (samples,), generator=generator)
+        passed = passing_settings({s: rows_of(w, chosen) for s, w in whole.items()}, thresholds, max_loss, LEVEL)
+        assert passed[0].keep_scale == 0.0
+        # Any that passes may be taken, so none may be wrong.
+        wrong += any(losses[found.keep_scale, found.exit_threshold] > max_loss for found in passed)
+        combined += any(found.keep_scale > 0 and found.exit_threshold > 0 for found in passed)
+    allowed = next(k for k in range(splits) if binomial_tail(k, splits, LEVEL) >= 0.999)
+    assert wrong <= allowed
+    # And it is worth something.
+    assert combined > splits / 2
 
 
 @pytest.fixture
@@ -157,6 +196,58 @@ def test_calibrate_sets_what_it_reports(make_pyramid, texts):
     assert (out.logits.argmax(-1) == labels).double().mean().item() == pytest.approx(report.accuracy)
     assert out.exit_layer.double().mean().item() == pytest.approx(report.mean_exit_layer)
     assert out.flops.mean().item() == pytest.approx(report.mean_flops, rel=1e-5)
+
+
+@pytest.mark.parametrize("pruner", ["attention", "cls-attention"])
+def test_calibrate_chooses_pruning_and_exits_together(make_pyramid, texts, pruner):
+    model = make_pyramid(token_pruner=pruner)
+    model.token_pruner.keep_thresholds.data.fill_(0.4)
+    model.set_speed(0.0)
+    rows = texts(model, [3 + index % 9 for index in range(120)], wrong=8)
+    model.set_speed(1.0)
+    settings = {"max_loss": 0.4, "confidence": 0.9}
+    report = hf_integration.calibrate(model, rows, **settings, keep_scales=[0.5, 1.0])
+    assert (report.exit_threshold, report.keep_scale) == (model.config.exit_threshold, model.config.keep_scale)
+    assert report.keep_scale > 0
+    assert report.p_value <= 0.1 / 3
+    assert report.full_accuracy == pytest.approx(1 - 8 / 120)
+    batch = pad_rows(rows, pad_token_id=0)
+    labels = batch.pop("labels")
+    with torch.no_grad():
+        out = model(**batch)
+        assert (out.logits.argmax(-1) == labels).double().mean().item() == pytest.approx(report.accuracy)
+        assert out.flops.mean().item() == pytest.approx(report.mean_flops, rel=1e-5)
+        model.set_speed(0.0)
+        assert model(**batch).flops.mean().item() == pytest.approx(report.full_flops, rel=1e-5)
+    # More than either alone, which is among what was tried.
+    alone = hf_integration.calibrate(model, rows, max_loss=0.4, confidence=1 - 0.1 / 3)
+    assert report.mean_flops <= alone.mean_flops
+
+
+def test_pruning_that_loses_too_much_by_itself_is_not_taken(make_pyramid, texts):
+    model = make_pyramid(keep_threshold=1e9)
+    model.set_speed(0.0)
+    model.config.exit_threshold = 0.0
+    rows = texts(model, [12] * 100)
+    model.config.keep_scale = 1.0
+    with torch.no_grad():
+        batch = pad_rows(rows, pad_token_id=0)
+        labels = batch.pop("labels")
+        assert (model(**batch).logits.argmax(-1) == labels).double().mean() < 0.9
+    report = hf_integration.calibrate(model, rows, max_loss=0.1, confidence=0.9, keep_scales=[1.0])
+    assert report.keep_scale == model.config.keep_scale == 0.0
+
+
+def test_shuffled_loaders_are_compared_text_by_text(make_pyramid, texts):
+    model = make_pyramid(keep_threshold=0.3)
+    rows = texts(model, [3 + index % 5 for index in range(60)])
+    collate = functools.partial(pad_rows, pad_token_id=0)
+    torch.manual_seed(0)
+    shuffled = DataLoader(rows, batch_size=7, collate_fn=collate, shuffle=True)
+    settings = {"max_loss": 0.3, "confidence": 0.9, "keep_scales": [1.0]}
+    reports = [hf_integration.calibrate(make_pyramid(keep_threshold=0.3), d, **settings) for d in (rows, shuffled)]
+    assert reports[0].harmed == reports[1].harmed
+    assert reports[0].exit_threshold == reports[1].exit_threshold
 
 
 def test_calibrate_takes_loaders_and_lifts_the_limit_on_layers(make_pyramid, texts):
@@ -199,6 +290,9 @@ def test_own_thresholds_are_all_that_is_tried(make_pyramid, texts):
         ({"thresholds": [0.5, 0.2]}, "thresholds"),
         ({"thresholds": []}, "thresholds"),
         ({"thresholds": [0.5, 1.5]}, "thresholds"),
+        ({"keep_scales": []}, "keep_scales"),
+        ({"keep_scales": [1.0, 0.5]}, "keep_scales"),
+        ({"keep_scales": [0.5, 1.5]}, "keep_scales"),
         ({"batch_size": 0}, "batch_size"),
         ({"dataset": []}, "dataset"),
         ({"dataset": [{"text": "raw"}]}, "dataset"),
@@ -219,6 +313,8 @@ def test_models_that_cannot_be_calibrated_are_refused(make_pyramid):
     rows = [{"input_ids": [1, 2, 3], "labels": 0}]
     with pytest.raises(ArgumentError, match="`model` must have trained internal classifiers"):
         hf_integration.calibrate(make_pyramid(trained=False), rows)
+    with pytest.raises(ArgumentError, match="`keep_scales` must be None for a model without a pruner"):
+        hf_integration.calibrate(make_pyramid(token_pruner=None), rows, keep_scales=[1.0])
     with pytest.raises(UnsupportedError, match="not for multi_label_classification"):
         hf_integration.calibrate(make_pyramid(problem_type="multi_label_classification"), rows)
     with pytest.raises(UnsupportedError, match="not for regression"):

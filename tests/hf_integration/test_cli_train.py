@@ -308,6 +308,14 @@ def test_calibrate_stores_the_threshold_and_nothing_else(capsys, tmp_path, train
     code, out, _ = run(capsys, *command)
     assert code == 0
     assert "with a confidence of 0.9 the accuracy is at most 0.3 below" in out
+    code, out, _ = run(capsys, *command, "--keep-scales", "0.5", "1", "--json")
+    chosen = json.loads(out)
+    assert code == 0
+    assert chosen["mean_flops"] <= chosen["full_flops"]
+    assert (config_of(trained)["exit_threshold"], config_of(trained)["keep_scale"]) == (
+        chosen["exit_threshold"],
+        chosen["keep_scale"],
+    )
 
 
 def test_calibrate_that_fails_changes_nothing(capsys, tmp_path, trained, backbone):
@@ -318,6 +326,7 @@ def test_calibrate_that_fails_changes_nothing(capsys, tmp_path, trained, backbon
         (["calibrate", trained, few, "--max-loss", "0"], 2, "`--max-loss` must be between 0 and 1"),
         (["calibrate", trained, few, "--confidence", "1"], 2, "`--confidence` must be between 0 and 1"),
         (["calibrate", tmp_path, few], 2, "`MODEL` must be the folder of a saved model"),
+        (["calibrate", trained, few, "--keep-scales", "2"], 1, "`keep_scales` must ascend within [0, 1]"),
         (["calibrate", trained, few, "--label-column", "text"], 1, "labels of the model"),
     ]
     for arguments, expected, message in cases:
