@@ -1,0 +1,173 @@
+"""The file of an index: named arrays that can be read where they lie, and a header that says what they are.
+
+Little-endian throughout::
+
+    8 bytes    magic
+    uint32     version of the format
+    uint32     length of the header
+    uint32     CRC-32 of the header
+    header     JSON: kind, fields, and for each section name, dtype, shape, offset, CRC-32
+    sections   each at a multiple of 64 bytes, zeros between them
+
+The end of the last section is the end of the file. hnswlib's own files begin with eight zero bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mp_plugins import ArgumentError, argument_error
+
+__all__ = ["StoredIndex", "is_ours", "read", "size_of", "write"]
+
+_MAGIC = b"MPyramid"
+_VERSION = 1
+_ALIGNMENT = 64
+_PREAMBLE = struct.Struct("<8sIII")
+_DTYPES = {
+    "uint8": "u1",
+    "bool": "?",
+    "uint32": "<u4",
+    "int32": "<i4",
+    "uint64": "<u8",
+    "int64": "<i8",
+    "float32": "<f4",
+}
+
+_Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+class StoredIndex(NamedTuple):
+    """The content of a file: ``kind`` names the class, ``fields`` are its settings, ``arrays`` are read-only."""
+
+    kind: str
+    fields: dict[str, Any]
+    arrays: dict[str, npt.NDArray[Any]]
+
+
+def is_ours(path: str | os.PathLike[str]) -> bool:
+    """Whether the file begins as ours do.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
+
+
+def write(path: str | os.PathLike[str], kind: str, fields: Mapping[str, Any], arrays: _Arrays) -> None:
+    """Write the file; it is complete or as it was before.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    preamble, offsets = _layout(kind, fields, arrays)
+    target = Path(path)
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(preamble)
+            for array, offset in zip(arrays.values(), offsets, strict=True):
+                file.write(bytes(offset - file.tell()))
+                _little_endian(array).tofile(file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def size_of(kind: str, fields: Mapping[str, Any], arrays: _Arrays) -> int:
+    """Return the bytes of the file that :func:`write` would write."""
+    preamble, offsets = _layout(kind, fields, arrays)
+    sizes = [array.nbytes for array in arrays.values()]
+    return max([len(preamble), *(offset + size for offset, size in zip(offsets, sizes, strict=True))])
+
+
+def read(path: str | os.PathLike[str]) -> StoredIndex:
+    """Return the content, its arrays mapped from the file.
+
+    Raises:
+        ArgumentError: a foreign, damaged or cut file, or one of a later version.
+        OSError: it cannot be read.
+    """
+    content = np.memmap(path, np.uint8, "r") if Path(path).stat().st_size else np.empty(0, np.uint8)
+    try:
+        return _parse(content)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ArgumentError):
+            raise
+        raise _damaged(f"a header that makes no sense ({error!r})") from error
+
+
+def _parse(content: npt.NDArray[np.uint8]) -> StoredIndex:
+    if len(content) < _PREAMBLE.size:
+        raise _damaged(f"a file of {len(content)} bytes")
+    magic, version, length, checksum = _PREAMBLE.unpack(content[: _PREAMBLE.size].tobytes())
+    if magic != _MAGIC:
+        raise _damaged("a file of another kind")
+    if version > _VERSION:
+        raise argument_error("path", f"must be of version {_VERSION}", version, "upgrade magic-pyramid to read it")
+    header = content[_PREAMBLE.size : _PREAMBLE.size + length].tobytes()
+    if len(header) < length or zlib.crc32(header) != checksum:
+        raise _damaged("a header whose checksum differs")
+    described = json.loads(header)
+    arrays = {section["name"]: _section(content, section) for section in described["sections"]}
+    end = max((section["offset"] + arrays[section["name"]].nbytes for section in described["sections"]), default=0)
+    if len(content) != max(end, _PREAMBLE.size + length):
+        raise _damaged(f"a file of {len(content)} bytes in place of {end}")
+    return StoredIndex(described["kind"], described["fields"], arrays)
+
+
+def _section(content: npt.NDArray[np.uint8], section: dict[str, Any]) -> npt.NDArray[Any]:
+    dtype, shape, offset = np.dtype(_DTYPES[section["dtype"]]), tuple(section["shape"]), int(section["offset"])
+    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if min((offset, *shape)) < 0 or offset + size > len(content):
+        raise _damaged(f"a file that ends within {section['name']!r}")
+    part = content[offset : offset + size]
+    if zlib.crc32(part.data) != section["crc32"]:
+        raise _damaged(f"a checksum of {section['name']!r} that differs")
+    array: npt.NDArray[Any] = part.view(dtype).reshape(shape)
+    return array
+
+
+def _layout(kind: str, fields: Mapping[str, Any], arrays: _Arrays) -> tuple[bytes, list[int]]:
+    """Return everything before the sections, and where each of them begins."""
+    sections = [
+        {
+            "name": name,
+            "dtype": array.dtype.name,
+            "shape": array.shape,
+            "offset": 0,
+            "crc32": zlib.crc32(_little_endian(array).data),
+        }
+        for name, array in arrays.items()
+    ]
+    length = 0
+    while True:  # the header holds the offsets, whose digits count: settled after a round or two
+        offsets, end = [], _PREAMBLE.size + length
+        for section, array in zip(sections, arrays.values(), strict=True):
+            offsets.append(-(-end // _ALIGNMENT) * _ALIGNMENT)
+            section["offset"], end = offsets[-1], offsets[-1] + array.nbytes
+        header = json.dumps({"kind": kind, "fields": dict(fields), "sections": sections}).encode()
+        if len(header) <= length:
+            header = header.ljust(length)
+            return _PREAMBLE.pack(_MAGIC, _VERSION, length, zlib.crc32(header)) + header, offsets
+        length = len(header)
+
+
+def _little_endian(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(array, _DTYPES[array.dtype.name])
+
+
+def _damaged(received: str) -> ArgumentError:
+    return argument_error("path", "must be an index file of this package", received, "write it again")
