@@ -2,7 +2,18 @@
 
 from knn_adapters._core import simd_level
 from knn_adapters.evaluation import IndexStats, estimate_recall, stats
+from knn_adapters.exporting import export
 from knn_adapters.quantizer import Quantizer
 from knn_adapters.wrapping import IndexAdapter, WrapOptions, wrap
 
-__all__ = ["IndexAdapter", "IndexStats", "Quantizer", "WrapOptions", "estimate_recall", "simd_level", "stats", "wrap"]
+__all__ = [
+    "IndexAdapter",
+    "IndexStats",
+    "Quantizer",
+    "WrapOptions",
+    "estimate_recall",
+    "export",
+    "simd_level",
+    "stats",
+    "wrap",
+]

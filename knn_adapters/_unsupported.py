@@ -12,6 +12,8 @@ __all__ = ["UnsupportedAttributeError", "protect_properties", "public_methods", 
 
 C = TypeVar("C", bound=type)
 
+_PICKLING = ("__getstate__", "__setstate__", "__reduce_ex__")
+
 
 class UnsupportedAttributeError(UnsupportedError, AttributeError):
     """An attribute that a wrapped index lacks, or that cannot be set; ``hasattr`` understands it."""
@@ -35,11 +37,13 @@ def reject_methods(cls: C, *library_classes: type) -> C:
     """Give ``cls`` a method that raises for every public method of ``library_classes`` that our own code leaves open.
 
     Introspection instead of a list: the method that a new release of the library adds would otherwise run on an object
-    whose data are elsewhere. Pickling is rejected too, because it would leave the codes behind.
+    whose data are elsewhere. Pickling is rejected too unless ``cls`` has a ``__getstate__``: it would leave the codes
+    behind.
     """
     ours = [base for base in cls.__mro__ if not any(issubclass(library, base) for library in library_classes)]
+    pickles = any("__getstate__" in vars(base) for base in ours)
     for library in library_classes:
-        for name in (*public_methods(library), "__getstate__", "__setstate__", "__reduce_ex__"):
+        for name in (*public_methods(library), *(() if pickles else _PICKLING)):
             if not any(name in vars(base) for base in ours):
                 setattr(cls, name, _rejecting(cls.__name__, name))
     return cls

@@ -12,6 +12,7 @@ from mp_plugins import ArgumentError, argument_error
 
 __all__ = [
     "ItemError",
+    "RuntimeArgumentError",
     "as_queries",
     "as_values",
     "as_vectors",
@@ -20,11 +21,21 @@ __all__ = [
     "check_k",
     "has_missing",
     "number_error",
+    "runtime_error",
 ]
 
 
 class ItemError(ArgumentError, IndexError):
     """An argument breaks a rule for which the library that it is meant for raises ``IndexError``."""
+
+
+class RuntimeArgumentError(ArgumentError, RuntimeError):
+    """An argument breaks a rule for which the library that it is meant for raises ``RuntimeError``."""
+
+
+def runtime_error(says: str, argument: str, rule: str, received: object, remedy: str) -> RuntimeArgumentError:
+    """Return the error for a broken rule, in the words of the library, which callers may look for, then in ours."""
+    return RuntimeArgumentError(f"{says}: `{argument}` {rule}, got {received}: {remedy}")
 
 
 def as_vectors(argument: str, value: Any, *, dim: int | None = None) -> npt.NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -95,12 +96,16 @@ class HnswlibAdapter(_LibraryAdapter):
             found: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] = index._vectors()
             return found
         state = self.stand_in.HnswState.of(index)
-        return state.labels.astype(np.int64), state.vectors
+        return state.labels[~state.deleted].astype(np.int64), state.vectors[~state.deleted]
 
     def search(self, index: Any, queries: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
         """Return the ids that the index finds."""
         labels: npt.NDArray[np.int64] = index.knn_query(queries, k=k)[0].astype(np.int64)
         return labels
+
+    def export(self, index: Any, path: str | os.PathLike[str]) -> None:
+        """Write hnswlib's own file."""
+        index._export(path)
 
 
 class AnnoyAdapter(_LibraryAdapter):

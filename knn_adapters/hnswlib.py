@@ -1,80 +1,201 @@
-"""Stands in for the module ``hnswlib``: an ``Index`` with hnswlib's API and graph over 8-bit codes.
+"""Stands in for the module ``hnswlib``: its classes with their whole API, over 8-bit codes and our own engine.
 
-Storage and search are ours; the graph is hnswlib's, taken from an existing index. In this release an index comes from
-:func:`knn_adapters.wrap` and can be searched only.
+``from knn_adapters import hnswlib`` in place of ``import hnswlib`` is all that a program has to change. What differs:
+vectors that are read back are those that the codes stand for; queries of a wrong dimension, values that are not finite,
+and calls before ``init_index()`` are errors here; a call that fails changes nothing; a filter may be an array; adding
+and searching at the same time is safe; files of hnswlib are read, ours are written (:func:`knn_adapters.export` writes
+theirs).
 """
 
 from __future__ import annotations
 
+import os
+import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from knn_adapters import _core
-from knn_adapters._unsupported import reject_methods, unsupported
-from knn_adapters._validation import as_queries, check_finite, check_k, has_missing, number_error
+from knn_adapters import _core, storage
+from knn_adapters._unsupported import reject_methods
+from knn_adapters._validation import (
+    RuntimeArgumentError,
+    as_queries,
+    check_choice,
+    check_finite,
+    check_k,
+    has_missing,
+    number_error,
+    runtime_error,
+)
+from knn_adapters.coded_graph import CodedGraph, GraphSettings
+from knn_adapters.elements import Elements, ElementSettings
 from knn_adapters.evaluation import IndexStats
-from knn_adapters.hnswlib_state import HnswState
+from knn_adapters.hnswlib_arguments import (
+    as_items,
+    as_known_labels,
+    as_label,
+    as_labels,
+    as_size,
+    check_dim,
+    not_contiguous,
+    not_initiated,
+    reading,
+    threads_for,
+)
+from knn_adapters.hnswlib_file import check_header
+from knn_adapters.hnswlib_file import write as write_hnswlib_file
+from knn_adapters.hnswlib_state import HnswState, held_bytes
 from knn_adapters.wrapping import WrapOptions
-from mp_plugins import UnsupportedError, missing_dependency
+from mp_plugins import argument_error, missing_dependency
 
 try:
     import hnswlib
 except ImportError as error:
     raise missing_dependency("hnswlib", "hnswlib", wanted_by="knn_adapters.hnswlib") from error
 
-__all__ = ["Index"]
+from knn_adapters.hnswlib_bruteforce import BFIndex
 
-_ROWS_PER_THREAD = 4  # hnswlib searches batches of at most so many rows a thread in one thread
+__all__ = ["BFIndex", "HnswState", "Index"]
+
+_KIND = "hnswlib.Index"
+_LINKS = (2, 10_000)
+_MOST_ELEMENTS = 2**31 - 1
+_DEFAULT_EF = 10  # hnswlib's after loading, whatever was set before
+
+_Labels = npt.NDArray[np.uint64]
+_Floats = npt.NDArray[np.float32]
 
 
 class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
-    """An ``hnswlib.Index`` whose vectors are codes; made by :func:`knn_adapters.wrap`."""
+    """An ``hnswlib.Index`` whose vectors are codes.
 
-    def __init__(self, *_: Any, **__: Any) -> None:
-        raise UnsupportedError(
-            "building a quantized hnswlib.Index is not yet supported: build an hnswlib.Index and wrap it"
-        )
+    Made as hnswlib's (``space`` and ``dim``; ``index=`` to copy one, ours or hnswlib's; ``params=`` for what
+    ``__getstate__`` returned) or by :func:`knn_adapters.wrap`. Vectors are kept as they come until there are 2048 of
+    them; then a quantizer is trained on them and the graph is built over codes. It is trained anew when an eighth of
+    the vectors lies outside of its range by then: that encodes everything again, and the links stay.
+
+    Any number of threads may search while others add, mark or resize; these take turns.
+    """
+
+    def __init__(
+        self,
+        space: Any = None,
+        dim: Any = None,
+        *,
+        params: dict[str, Any] | None = None,
+        index: hnswlib.Index | None = None,
+    ) -> None:
+        if isinstance(space, hnswlib.Index):
+            index = space
+        elif isinstance(space, dict):
+            params = space
+        if index is not None:
+            (params,) = index.__getstate__()
+        if params is None:
+            self._begin(space, check_dim(dim))
+        else:
+            self._resume(params)
 
     @classmethod
     def _wrapping(cls, state: HnswState, options: WrapOptions) -> Index:
         """Return an index over the graph and the encoded vectors of ``state``."""
         self = cls.__new__(cls)
-        # The base stays empty: it answers for space, dim, ef and num_threads.
-        super(Index, self).__init__(state.space, state.vectors.shape[1])
-        self._take(state, options)
+        self._begin(state.space, state.vectors.shape[1], options)
+        self._take(state)
         return self
 
-    def _take(self, state: HnswState, options: WrapOptions) -> None:
-        quantizer = options.train_quantizer(state.space, state.vectors)
-        scale, offset = quantizer.scale, quantizer.offset
-        codes = quantizer.encode(state.vectors)
-        span = quantizer.span if getattr(quantizer, "residual", False) else 0.0
-        self._graph = _core.HnswGraph(
-            len(scale), len(codes), scale, offset, quantizer.metric, max_m=state.settings["M"],
-            ef_construction=state.settings["ef_construction"], seed=state.settings["seed"], bits=quantizer.bits,
-            span=span,
-        )  # fmt: skip
-        self._graph.fill(
-            codes, quantizer.encode_residuals(state.vectors, codes) if span else None, state.level0,
-            state.element_levels, state.link_lists, state.entry_point, state.max_level,
-        )  # fmt: skip
-        self._quantizer = quantizer
-        self._labels = state.labels
-        self._settings = state.settings
-        self._original_bytes = state.original_bytes
-        self.set_ef(state.settings["ef"])
-        self.set_num_threads(state.settings["num_threads"])
+    def _begin(self, space: str, dim: int, options: WrapOptions | None = None) -> None:
+        # The base stays empty: it answers for space, dim, ef and num_threads.
+        super().__init__(space, dim)
+        self._options = options or WrapOptions()
+        self._elements: Elements | None = None
+        self._next_label = 0
+        self._writing = threading.RLock()
+
+    def init_index(
+        self,
+        max_elements: int,
+        M: int = 16,  # noqa: N803  # hnswlib's name
+        ef_construction: int = 200,
+        random_seed: int = 100,
+        allow_replace_deleted: bool = False,
+    ) -> None:
+        """Make room for ``max_elements``.
+
+        Args:
+            max_elements: capacity; :meth:`resize_index` changes it.
+            M: links of an element above level 0; level 0 has twice as many.
+            ef_construction: breadth of the search that finds links.
+            random_seed: of the levels that elements get.
+            allow_replace_deleted: whether :meth:`add_items` may put new elements in the places of deleted ones.
+
+        Raises:
+            RuntimeArgumentError: called a second time.
+            ArgumentError: a number out of range.
+        """
+        capacity, links, seed = (
+            as_size("max_elements", max_elements),
+            as_size("M", M),
+            as_size("random_seed", random_seed),
+        )
+        if capacity > _MOST_ELEMENTS:
+            raise argument_error("max_elements", f"must be at most {_MOST_ELEMENTS}", capacity, "split the index")
+        if links < _LINKS[0]:
+            raise argument_error("M", f"must be at least {_LINKS[0]}", links, "pass 16, for one")
+        if links > _LINKS[1]:
+            warnings.warn(f"M of {links} exceeds {_LINKS[1]}, which is taken instead", stacklevel=2)
+        links = min(links, _LINKS[1])
+        graph = GraphSettings(links, max(as_size("ef_construction", ef_construction), links), seed)
+        settings = ElementSettings(self.space, self.dim, graph, bool(allow_replace_deleted))
+        with self._writing:
+            if self._elements is not None:
+                raise RuntimeArgumentError("The index is already initiated: make another, or call resize_index()")
+            self._elements = Elements(settings, self._options, capacity)
+
+    def add_items(
+        self,
+        data: npt.ArrayLike,
+        ids: npt.ArrayLike | None = None,
+        num_threads: int = -1,
+        replace_deleted: bool = False,
+    ) -> None:
+        """Add vectors, or change those whose labels are there: all or, with an exception, none.
+
+        Args:
+            data: vectors ``(n, d)`` or one ``(d,)``.
+            ids: their labels, 0 to 2^64 - 1, counted on from the number of vectors that were ever added by default.
+            num_threads: threads for a large batch; ``set_num_threads`` by default.
+            replace_deleted: whether new elements take the places of deleted ones first.
+
+        Raises:
+            RuntimeArgumentError: another dimension, labels that don't fit, no room, or replacement that
+                :meth:`init_index` did not allow.
+            ArgumentError: NaN or infinity, or a label that is none.
+        """
+        elements = self._started("add_items")
+        if replace_deleted and not elements.settings.allow_replace_deleted:
+            raise runtime_error(
+                "Replacement of deleted elements is disabled in constructor", "replace_deleted",
+                "must be allowed when the index is made", True, "call init_index(allow_replace_deleted=True)",
+            )  # fmt: skip
+        items = as_items(data, self.space, self.dim)
+        threads = threads_for(len(items), num_threads, self.num_threads)
+        with self._writing:
+            labels = as_labels(ids, len(items), self._next_label)
+            if len(items):
+                elements.add(items, labels, replace_deleted=replace_deleted, num_threads=threads)
+            self._next_label += len(items)
 
     def knn_query(
         self,
         data: npt.ArrayLike,
         k: int = 1,
         num_threads: int = -1,
-        filter: Callable[[int], bool] | None = None,  # noqa: A002  # hnswlib's name
-    ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]:
+        filter: Callable[[int], bool] | npt.ArrayLike | None = None,  # noqa: A002  # hnswlib's name
+    ) -> tuple[_Labels, _Floats]:
         """Return labels ``(q, k)`` ``uint64`` and distances ``(q, k)`` ``float32`` of the k nearest elements.
 
         Distances are in hnswlib's units: squared Euclidean for ``"l2"``, 1 - dot for ``"ip"`` and ``"cosine"``.
@@ -83,98 +204,315 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
             data: queries ``(q, d)`` or one ``(d,)``.
             k: number of neighbours.
             num_threads: threads for a large batch; ``set_num_threads`` by default.
-            filter: not yet supported.
+            filter: which labels may be results: a callable that is asked for each candidate, a boolean array that is
+                indexed by label, or an array of labels.
 
         Raises:
             ArgumentError: a wrong dimension (which hnswlib leaves unchecked), NaN or infinity, k below 1.
             RuntimeError: fewer than k elements were found, as hnswlib has it.
-            UnsupportedError: a filter is given.
         """
-        if filter is not None:
-            raise unsupported("knn_query(filter=...)")
+        elements = self._started("knn_query")
         queries = as_queries("data", data, self.dim)
         count = check_k("k", k)
-        threads = num_threads if num_threads > 0 else self.num_threads
-        if len(queries) <= threads * _ROWS_PER_THREAD:
-            threads = 1
+        threads = threads_for(len(queries), num_threads, self.num_threads)
+        rows = elements.rows
+        id_filter = None if filter is None else elements.labels.allowed(filter, rows.count)
         try:
-            distances, ids = self._graph.search(queries, count, max(self.ef, count), num_threads=threads)
+            distances, ids = rows.search(queries, count, max(self.ef, count), num_threads=threads, id_filter=id_filter)
         except ValueError:
             check_finite("data", queries)
             raise
         if has_missing(ids):
-            raise RuntimeError("Cannot return the results in a contiguous 2D array. Probably ef or M is too small")
-        return self._labels[ids], distances if self.space == "l2" else 1.0 - distances
+            raise not_contiguous()
+        return elements.labels.by_id[ids], distances if self.space == "l2" else 1.0 - distances
+
+    def get_items(self, ids: npt.ArrayLike | None = None, return_type: str = "numpy") -> Any:
+        """Return the vectors of ``ids`` as an array ``(n, d)`` or, for ``return_type="list"``, as lists.
+
+        They are what the codes stand for, of about length 1 for cosine.
+
+        Raises:
+            ArgumentError: another ``return_type``, or a single label.
+            RuntimeArgumentError: a label that is unknown or deleted.
+        """
+        if not isinstance(return_type, str) or return_type not in ("numpy", "list"):
+            check_choice("return_type", return_type, ("numpy", "list"))
+        elements, labels = self._started("get_items"), as_known_labels(ids)
+        with self._writing:
+            vectors = elements.vectors(labels) if len(labels) else np.empty(0, np.float32)
+        return vectors.tolist() if return_type == "list" else vectors
+
+    def get_ids_list(self) -> list[int]:
+        """Return the labels, deleted ones among them, in order of insertion (hnswlib: of its hash map)."""
+        elements = self._started("get_ids_list")
+        with self._writing:
+            labels: list[int] = elements.labels.by_id[: elements.rows.count].tolist()
+        return labels
+
+    def mark_deleted(self, label: int) -> None:
+        """Take an element out of the results; it stays in the graph.
+
+        Raises:
+            RuntimeArgumentError: an unknown label, or one that is deleted already.
+        """
+        self._mark(label, True, "mark_deleted")
+
+    def unmark_deleted(self, label: int) -> None:
+        """Take a deleted element back into the results.
+
+        Raises:
+            RuntimeArgumentError: an unknown label, or one that is not deleted.
+        """
+        self._mark(label, False, "unmark_deleted")
+
+    def resize_index(self, new_size: int) -> None:
+        """Make room for ``new_size`` elements.
+
+        Raises:
+            RuntimeArgumentError: fewer than there are.
+        """
+        elements, capacity = self._started("resize_index"), as_size("new_size", new_size)
+        if capacity > _MOST_ELEMENTS:
+            raise argument_error("new_size", f"must be at most {_MOST_ELEMENTS}", capacity, "split the index")
+        with self._writing:
+            elements.resize(capacity)
+
+    def save_index(self, path_to_index: str | os.PathLike[str]) -> None:
+        """Write the index to a file in the format of :mod:`knn_adapters.storage`; it is complete or as it was before.
+
+        Raises:
+            RuntimeArgumentError: the index is not initiated.
+            OSError: the file cannot be written.
+        """
+        self._started("save_index")
+        storage.write(path_to_index, _KIND, *self._snapshot())
+
+    def load_index(
+        self, path_to_index: str | os.PathLike[str], max_elements: int = 0, allow_replace_deleted: bool = False
+    ) -> None:
+        """Read what :meth:`save_index` or hnswlib wrote; ``ef`` is 10 then, as hnswlib has it.
+
+        Args:
+            path_to_index: the file.
+            max_elements: capacity; that of the file if it is below the number of elements.
+            allow_replace_deleted: as in :meth:`init_index`.
+
+        Raises:
+            RuntimeArgumentError: it cannot be opened, is damaged, or holds vectors of another dimension or space.
+        """
+        asked = as_size("max_elements", max_elements)
+        with reading():
+            made = self._loaded(path_to_index, asked, bool(allow_replace_deleted))
+        with self._writing:
+            if self._elements is not None:
+                warnings.warn("load_index() on an index that is initiated drops what it held", stacklevel=2)
+            self._elements, self._next_label = made, made.rows.count
+            self.ef = _DEFAULT_EF
+
+    def index_file_size(self) -> int:
+        """Return the bytes of the file that :meth:`save_index` would write."""
+        self._started("index_file_size")
+        return storage.size_of(_KIND, *self._snapshot())
 
     def set_ef(self, ef: int) -> None:
         """Set the breadth of the search; at least k is used."""
         self.ef = ef
 
     def set_num_threads(self, num_threads: int) -> None:
-        """Set the threads that a large batch is searched with."""
+        """Set the threads that a large batch is worked on with."""
         if not isinstance(num_threads, (int, np.integer)):
             raise number_error("num_threads", num_threads)
         self.num_threads = num_threads
 
     def get_current_count(self) -> int:
-        """Return the number of elements."""
-        return len(self._labels)
+        """Return the number of elements, deleted ones among them."""
+        return self._started("get_current_count").rows.count
 
     def get_max_elements(self) -> int:
-        """Return the capacity of the original."""
-        return self._settings["max_elements"]
-
-    def get_ids_list(self) -> list[int]:
-        """Return the labels, in order of insertion (hnswlib: of its hash map)."""
-        labels: list[int] = self._labels.tolist()
-        return labels
+        """Return the capacity."""
+        return self._started("get_max_elements").capacity
 
     @property
     def element_count(self) -> int:
-        """Number of elements."""
-        return len(self._labels)
+        """Number of elements, deleted ones among them; 0 before ``init_index()``."""
+        return 0 if self._elements is None else self._elements.rows.count
 
     @property
     def max_elements(self) -> int:
-        """Capacity of the original."""
-        return self._settings["max_elements"]
+        """Capacity; 0 before ``init_index()``."""
+        return 0 if self._elements is None else self._elements.capacity
 
     @property
     def M(self) -> int:  # noqa: N802  # hnswlib's name
-        """Links of an element on the upper levels."""
-        return self._settings["M"]
+        """Links of an element on the upper levels; 0 before ``init_index()``."""
+        return 0 if self._elements is None else self._elements.settings.graph.max_m
 
     @property
     def ef_construction(self) -> int:
-        """Breadth of the search that built the graph."""
-        return self._settings["ef_construction"]
+        """Breadth of the search that finds links; 0 before ``init_index()``."""
+        return 0 if self._elements is None else self._elements.settings.graph.ef_construction
+
+    def __getstate__(self) -> tuple[dict[str, Any]]:
+        """Return what ``params=`` and unpickling take."""
+        fields, arrays = self._snapshot()
+        return ({"magic_pyramid": 1, "fields": fields, "arrays": arrays},)
+
+    def __setstate__(self, state: tuple[dict[str, Any]]) -> None:
+        """Become what ``__getstate__`` returned."""
+        self._resume(*state)
 
     def __repr__(self) -> str:
-        return f"<knn_adapters.hnswlib.Index(space={self.space!r}, dim={self.dim}, bits={self._quantizer.bits})>"
+        bits = f", bits={self._quantizer.bits}" if self._quantizer else ""
+        return f"<knn_adapters.hnswlib.Index(space={self.space!r}, dim={self.dim}{bits})>"
+
+    @property
+    def _quantizer(self) -> Any:
+        """The quantizer, None before it is trained."""
+        rows = None if self._elements is None else self._elements.rows
+        return rows.quantizer if isinstance(rows, CodedGraph) else None
+
+    def _started(self, method: str) -> Elements:
+        if self._elements is None:
+            raise not_initiated(method)
+        return self._elements
+
+    def _mark(self, label: int, is_deleted: bool, method: str) -> None:
+        elements, checked = self._started(method), as_label(label)
+        with self._writing:
+            elements.mark(checked, is_deleted)
+
+    def _snapshot(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+        """Return everything as fields for JSON and named arrays."""
+        fields: dict[str, Any] = {
+            "space": self.space, "dim": self.dim, "ef": self.ef, "num_threads": self.num_threads, "initiated": False,
+        }  # fmt: skip
+        with self._writing:
+            elements = self._elements
+            if elements is None:
+                return fields, {}
+            held, arrays = elements.snapshot()
+        graph = elements.settings.graph
+        fields |= {"initiated": True, "M": graph.max_m, "ef_construction": graph.ef_construction, "seed": graph.seed}
+        return {**fields, "allow_replace_deleted": elements.settings.allow_replace_deleted, **held}, arrays
+
+    def _resume(self, params: dict[str, Any]) -> None:
+        """Become what ``params`` describe: our state or hnswlib's."""
+        if "magic_pyramid" in params:
+            fields = params["fields"]
+            self._begin(fields["space"], fields["dim"])
+            if fields["initiated"]:
+                self._elements = _restored(fields, params["arrays"], self._options)
+                self._next_label = self._elements.rows.count
+            self.set_ef(fields["ef"])
+            self.set_num_threads(fields["num_threads"])
+        else:
+            self._begin(params["space"], params["dim"])
+            if params["index_inited"]:
+                self._take(HnswState.of_dict(params))
+            else:
+                self.set_ef(params["ef"])
+
+    def _take(self, state: HnswState) -> None:
+        self._elements = _taken_over(state, self._options)
+        self._next_label = self._elements.rows.count
+        self.set_ef(state.settings["ef"])
+        self.set_num_threads(state.settings["num_threads"])
+
+    def _loaded(self, path: str | os.PathLike[str], max_elements: int, allow_replace_deleted: bool) -> Elements:
+        if storage.is_ours(path):
+            kind, fields, arrays = storage.read(path)
+            for name, held, own in (
+                ("kind", kind, _KIND), ("space", fields.get("space"), self.space), ("dim", fields.get("dim"), self.dim)
+            ):  # fmt: skip
+                if held != own:
+                    raise runtime_error(
+                        "Index seems to be unsupported", "path_to_index", f"must be of {name} {own}", held,
+                        "load it into an index of that kind",
+                    )  # fmt: skip
+            capacity = fields["max_elements"] if max_elements < len(arrays["labels"]) else max_elements
+            fields |= {"max_elements": capacity, "allow_replace_deleted": allow_replace_deleted}
+            return _restored(fields, arrays, self._options)
+        check_header(path, self.dim)
+        plain = hnswlib.Index(self.space, self.dim)
+        plain.load_index(os.fspath(path), max_elements, allow_replace_deleted)
+        return _taken_over(HnswState.of_dict(plain.__getstate__()[0]), self._options)
+
+    def _export(self, path: str | os.PathLike[str]) -> None:
+        """Write hnswlib's own file, with the vectors that the codes stand for."""
+        elements = self._started("export")
+        with self._writing:
+            rows, graph = elements.rows, elements.settings.graph
+            count = rows.count
+            vectors, labels = rows.vectors(np.arange(count)), elements.labels.by_id[:count]
+            arrays = rows.graph.arrays() if isinstance(rows, CodedGraph) else self._plain_graph(elements)
+            write_hnswlib_file(
+                path, vectors=vectors, labels=labels, arrays=arrays, max_m=graph.max_m,
+                ef_construction=graph.ef_construction, capacity=elements.capacity,
+            )  # fmt: skip
+
+    def _plain_graph(self, elements: Elements) -> dict[str, Any]:
+        """Return the arrays of the graph that hnswlib builds over vectors that have none yet."""
+        plain = hnswlib.Index(self.space, self.dim)
+        graph, count = elements.settings.graph, elements.rows.count
+        plain.init_index(count, graph.max_m, graph.ef_construction, graph.seed)
+        for vector in elements.rows.vectors(np.arange(count)):
+            plain.add_items(vector, num_threads=1)
+        for position in np.flatnonzero(elements.rows.deleted()).tolist():
+            plain.mark_deleted(position)
+        state = HnswState.of_dict(plain.__getstate__()[0])
+        names = ("level0", "element_levels", "link_lists", "entry_point", "max_level")
+        return {name: getattr(state, name) for name in names}
 
     def _stats(self) -> IndexStats:
-        count, quantizer = len(self._labels), self._quantizer
-        other = self._labels.nbytes + quantizer.scale.nbytes + quantizer.offset.nbytes
+        elements = self._started("stats")
+        rows, count, quantizer = elements.rows, max(elements.rows.count, 1), self._quantizer
+        room = max(elements.capacity, 1)  # memory is there for so many
+        other = 8.0 + elements.labels.nbytes / count
+        if isinstance(rows, CodedGraph):
+            other += rows.nbytes_other / count
+            codes_bytes, graph_bytes = rows.graph.nbytes_codes / room, rows.graph.nbytes_graph / room
+        else:
+            codes_bytes, graph_bytes = 4.0 * self.dim, 0.0
         return IndexStats(
-            kind="hnswlib.Index",
+            kind=_KIND,
             metric=self.space,
-            n_vectors=count,
+            n_vectors=rows.count,
             dim=self.dim,
-            bits=quantizer.bits,
-            clip=quantizer.clip,
+            bits=quantizer.bits if quantizer else 32,
+            clip=quantizer.clip if quantizer else "none yet",
             simd_level=_core.simd_level(),
-            codes_bytes=self._graph.nbytes_codes / count,
-            graph_bytes=self._graph.nbytes_graph / count,
-            other_bytes=other / count,
-            original_bytes=self._original_bytes / count,
+            codes_bytes=codes_bytes,
+            graph_bytes=graph_bytes,
+            other_bytes=other,
+            original_bytes=held_bytes(self.dim, elements.settings.graph.max_m),
         )
 
-    def _vectors(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        ids = np.arange(len(self._labels), dtype=np.int64)
-        residuals = self._graph.residuals(ids)
-        codes = self._graph.codes(ids)
-        decoded = self._quantizer.decode(codes) if residuals is None else self._quantizer.decode(codes, residuals)
-        return self._labels.astype(np.int64), decoded
+    def _vectors(self) -> tuple[npt.NDArray[np.int64], _Floats]:
+        elements = self._started("vectors")
+        with self._writing:
+            ids = np.flatnonzero(~elements.rows.deleted())
+            return elements.labels.by_id[ids].astype(np.int64), elements.rows.vectors(ids)
+
+
+def _restored(fields: dict[str, Any], arrays: dict[str, npt.NDArray[Any]], options: WrapOptions) -> Elements:
+    graph = GraphSettings(fields["M"], fields["ef_construction"], fields["seed"])
+    settings = ElementSettings(fields["space"], fields["dim"], graph, fields["allow_replace_deleted"])
+    return Elements.restored(settings, options, fields, arrays)
+
+
+def _taken_over(state: HnswState, options: WrapOptions) -> Elements:
+    """Return the elements of an index of hnswlib, with its graph."""
+    held = state.settings
+    graph = GraphSettings(held["M"], held["ef_construction"], held["seed"])
+    dim = state.vectors.shape[1]
+    settings = ElementSettings(state.space, dim, graph, bool(held.get("allow_replace_deleted", False)))
+    elements = Elements(settings, options, held["max_elements"])
+    if len(state.labels):
+        elements.take_graph(
+            state.vectors, state.labels, state.level0, state.element_levels, state.link_lists, state.entry_point,
+            state.max_level,
+        )  # fmt: skip
+    return elements
 
 
 reject_methods(Index, hnswlib.Index)

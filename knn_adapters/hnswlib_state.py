@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mp_plugins import UnsupportedError, argument_error
+from mp_plugins import argument_error
 
-__all__ = ["HnswState"]
+__all__ = ["HnswState", "held_bytes"]
 
 # Held for each element beside its record, in hnswlib.h and hnswalg.h: a mutex, an upper-level pointer, a level, and an
 # entry of the label map (node of 24 bytes and a bucket).
@@ -28,15 +28,15 @@ class HnswState:
 
     Attributes:
         space: ``"l2"``, ``"ip"`` or ``"cosine"``.
-        settings: ``max_elements``, ``M``, ``ef_construction``, ``ef``, ``num_threads``, ``seed``.
-        level0: ``(n, 1 + 2M)`` ``uint32``.
+        settings: ``max_elements``, ``M``, ``ef_construction``, ``ef``, ``num_threads``, ``seed`` and
+            ``allow_replace_deleted``.
+        level0: ``(n, 1 + 2M)`` ``uint32``, delete marks included.
         element_levels: ``(n,)`` ``int32``, the highest level of each element.
         link_lists: ``uint32``, ``1 + M`` for each element and upper level.
         vectors: ``(n, d)`` ``float32``, normalised by hnswlib for cosine.
         labels: ``(n,)`` ``uint64``.
         entry_point: position of the node that searches start from.
         max_level: its level.
-        original_bytes: what hnswlib holds for all elements.
     """
 
     space: str
@@ -48,7 +48,6 @@ class HnswState:
     labels: npt.NDArray[np.uint64]
     entry_point: int
     max_level: int
-    original_bytes: int
 
     @classmethod
     def of(cls, index: Any) -> HnswState:
@@ -56,25 +55,21 @@ class HnswState:
 
         Raises:
             ArgumentError: nothing in the index.
-            UnsupportedError: elements are marked as deleted.
         """
         (state,) = index.__getstate__()
         if not state["index_inited"] or not state["cur_element_count"]:
             raise argument_error("index", "must hold at least one vector", repr(index), "call add_items() first")
-        if state["has_deletions"]:
-            raise UnsupportedError(
-                "an hnswlib.Index with elements marked as deleted is not yet supported: "
-                "unmark them, or build an index without them"
-            )
-        return cls._from_dict(state)
+        return cls.of_dict(state)
 
     @classmethod
-    def _from_dict(cls, state: dict[str, Any]) -> HnswState:
+    def of_dict(cls, state: dict[str, Any]) -> HnswState:
+        """Read the dict of an initiated index, of any number of elements."""
         count = state["cur_element_count"]
         records = state["data_level0"].view(_record_dtype(state))
         levels = np.ascontiguousarray(state["element_levels"][:count], np.int32)
-        names = ("max_elements", "M", "ef_construction", "ef", "num_threads", "seed")
+        names = ["max_elements", "M", "ef_construction", "ef", "num_threads", "seed"]
         link_lists = state["link_lists"].view(np.uint32)
+        names += ["allow_replace_deleted"] if "allow_replace_deleted" in state else []  # since 0.7
         return cls(
             space=state["space"],
             settings={name: int(state[name]) for name in names},
@@ -85,8 +80,19 @@ class HnswState:
             labels=np.ascontiguousarray(records["label"]),
             entry_point=int(state["enterpoint_node"]),
             max_level=int(state["max_level"]),
-            original_bytes=records.nbytes + link_lists.nbytes + count * _ELEMENT_OVERHEAD,
         )
+
+    @property
+    def deleted(self) -> npt.NDArray[np.bool_]:
+        """Whether each element is marked as deleted, ``(n,)``."""
+        marked: npt.NDArray[np.bool_] = (self.level0[:, 0] & 0x10000) != 0
+        return marked
+
+
+def held_bytes(dim: int, max_m: int) -> float:
+    """Return what hnswlib holds for an element: record, links above level 0 on average, and the overhead."""
+    record = 4 * (1 + 2 * max_m) + 4 * dim + 8
+    return record + 4 * (1 + max_m) / (max_m - 1) + _ELEMENT_OVERHEAD
 
 
 def _record_dtype(state: dict[str, Any]) -> np.dtype[np.void]:

@@ -122,7 +122,14 @@ class Quantizer:
 
     @classmethod
     def from_affine(
-        cls, metric: str, scale: npt.NDArray[np.float32], offset: npt.NDArray[np.float32], clip: str
+        cls,
+        metric: str,
+        scale: npt.NDArray[np.float32],
+        offset: npt.NDArray[np.float32],
+        clip: str,
+        *,
+        bits: int = 8,
+        span: float = 0.0,
     ) -> Quantizer:
         """Return a quantizer of given ``scale`` and ``offset`` ``(d,)``, for codes that exist already.
 
@@ -131,9 +138,11 @@ class Quantizer:
             scale: the steps, finite and not negative.
             offset: the values of code 0.
             clip: where the range comes from, in words.
+            bits: of the codes.
+            span: steps that the residual level covers, 0 without one.
         """
-        quantizer = cls(metric)
-        quantizer._affine, quantizer._clip = (scale, offset), clip
+        quantizer = cls(metric, bits=bits, residual=span > 0)
+        quantizer._affine, quantizer._clip, quantizer._span = (scale, offset), clip, span
         return quantizer
 
     @classmethod

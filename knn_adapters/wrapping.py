@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,10 @@ class IndexAdapter(ABC):
     def search(self, index: Any, queries: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
         """Return the ids ``(q, k)`` that the index's own search finds with its present settings, -1 where too few."""
 
+    def export(self, index: Any, path: str | os.PathLike[str]) -> None:
+        """Write a wrapped index to a file of its library; refused unless an adapter can."""
+        raise UnsupportedError(f"export() of {index!r} to {os.fspath(path)} is not yet supported: keep the original")
+
 
 def wrap(
     index: Any,
@@ -110,7 +115,8 @@ def wrap(
     """Return a quantized index that answers in place of ``index``.
 
     The result passes ``isinstance`` for the class of ``index`` and is searched by the same calls, with the same units
-    of distance. In this release it can be searched only. ``index`` is read, never changed, and may be dropped.
+    of distance. An ``hnswlib.Index`` goes on growing; in this release the others can be searched only. ``index`` is
+    read, never changed, and may be dropped.
 
     Args:
         index: a ``faiss.IndexFlat*``, ``IndexHNSWFlat`` or ``IndexIVFFlat`` (L2, inner product), an ``hnswlib.Index``,

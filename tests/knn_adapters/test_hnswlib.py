@@ -143,9 +143,7 @@ def test_threads_of_python_and_of_the_search_agree(pair, queries):
         (lambda index: index.knn_query(np.zeros(24), k=-3), ValueError, "`k` must be at least 1, got -3"),
         (lambda index: index.knn_query(np.zeros(24), k=1.5), ValueError, "`k` must be an integer, got 1.5"),
         (lambda index: index.knn_query(np.zeros(24), k=301), RuntimeError, "contiguous 2D array"),
-        (lambda index: index.knn_query(np.zeros(24), filter=bool), NotImplementedError, "filter"),
         (lambda index: index.set_num_threads("2"), ValueError, "`num_threads` must be an integer"),
-        (lambda index: pickle.dumps(index), NotImplementedError, "not yet supported"),
     ],
 )
 def test_bad_input_is_named(build, small, call, error, message):
@@ -165,13 +163,6 @@ def test_empty_indexes_are_refused():
         knn_adapters.wrap(index)
 
 
-def test_deleted_elements_are_not_yet_supported(build, small):
-    index = build["hnswlib"](small)
-    index.mark_deleted(5)
-    with pytest.raises(mp_plugins.UnsupportedError, match="deleted"):
-        knn_adapters.wrap(index)
-
-
 def test_one_element_is_enough(build):
     wrapped = knn_adapters.wrap(build["hnswlib"](np.ones((1, 3), np.float32), "ip"))
     labels, distances = wrapped.knn_query(np.ones(3), k=1)
@@ -184,10 +175,3 @@ def test_vectors_that_are_not_finite_are_refused(build, small):
     data[7, 3] = np.nan
     with pytest.raises(mp_plugins.ArgumentError, match="finite"):
         knn_adapters.wrap(build["hnswlib"](data))
-
-
-def test_building_in_place_is_not_yet_supported():
-    from knn_adapters import hnswlib as stand_in
-
-    with pytest.raises(mp_plugins.UnsupportedError, match="wrap"):
-        stand_in.Index(space="l2", dim=3)

@@ -14,7 +14,7 @@ from knn_adapters._unsupported import public_methods
 from knn_adapters.recall import exact_neighbours, recall_at_k
 
 SUPPORTED = {
-    "hnswlib": {"knn_query", "set_ef", "set_num_threads", "get_current_count", "get_max_elements", "get_ids_list"},
+    "hnswlib": set(public_methods(hnswlib.Index)),
     "faiss": {"search"},
     "annoy": {
         "get_nns_by_vector",

@@ -1,0 +1,173 @@
+"""A graph that grows over codes, with the quantizer that made them and an eye on whether it still fits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from knn_adapters import _core
+from knn_adapters.quantizer import Quantizer
+
+__all__ = ["CodedGraph", "GraphSettings"]
+
+_BLOCK_ROWS = 4096  # vectors whose errors are computed at once
+_MOST_OUTSIDE = 8  # a quantizer is trained anew when one vector in so many is outside of its range
+
+_Floats = npt.NDArray[np.float32]
+_Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class GraphSettings:
+    """hnswlib's parameters: links of an element above level 0, breadth of construction, seed of the levels."""
+
+    max_m: int
+    ef_construction: int
+    seed: int
+
+
+class CodedGraph:
+    """``_core.HnswGraph`` and its quantizer.
+
+    Vectors that come after the training and that the quantizer cuts off far more than most of those that it was trained
+    on are kept as they are, beside their codes. When they would be an eighth of all, the quantizer is trained anew on
+    what the codes stand for, with these in place of theirs, and everything is encoded again; see :meth:`retrained`.
+
+    Args:
+        quantizer: trained.
+        settings: of the graph.
+        capacity: number of vectors to make room for.
+        error_limit: squared length of what the range cuts off, above which a vector is kept.
+    """
+
+    def __init__(self, quantizer: Any, settings: GraphSettings, capacity: int, error_limit: float) -> None:
+        self.quantizer = quantizer
+        self.settings = settings
+        self.error_limit = error_limit
+        self.graph = _core.HnswGraph(
+            quantizer.dim, capacity, quantizer.scale, quantizer.offset, quantizer.metric, bits=quantizer.bits,
+            span=_span(quantizer), max_m=settings.max_m, ef_construction=settings.ef_construction, seed=settings.seed,
+        )  # fmt: skip
+        self.search = self.graph.search
+        self.outside: dict[int, _Floats] = {}
+
+    @classmethod
+    def trained_on(cls, quantizer: Any, vectors: _Floats, settings: GraphSettings, capacity: int) -> CodedGraph:
+        """Return an empty graph for ``quantizer``, which was trained on ``vectors`` ``(n, d)``.
+
+        A vector is outside if it loses more than twice of what seven in eight of these do and fifty times of what
+        rounding loses on average, added together: seven times the noise that all distances have.
+        """
+        made = cls(quantizer, settings, capacity, 0.0)
+        usual = float(np.quantile(made._errors(vectors), 1.0 - 1.0 / _MOST_OUTSIDE))
+        made.error_limit = 2.0 * usual + 4.0 * float(np.square(quantizer.scale, dtype=np.float64).sum())
+        return made
+
+    def append(self, vectors: _Floats, *, num_threads: int = 0) -> None:
+        """Add ``vectors`` ``(n, d)`` behind the last."""
+        first = self.graph.count
+        self.graph.add(vectors, num_threads=num_threads)
+        self._keep_outside(np.arange(first, first + len(vectors)), vectors)
+
+    def replace(self, ids: _Ids, vectors: _Floats, *, num_threads: int = 0) -> None:
+        """Give ``ids`` other vectors; deleted ones are deleted no more."""
+        self.graph.replace(ids, vectors, num_threads=num_threads)
+        for position in ids.tolist() if self.outside else ():
+            self.outside.pop(position, None)
+        self._keep_outside(ids, vectors)
+
+    def mark(self, ids: _Ids, is_deleted: bool) -> None:
+        """Take ``ids`` out of the results, or back."""
+        (self.graph.mark_deleted if is_deleted else self.graph.unmark_deleted)(ids)
+
+    def deleted(self) -> npt.NDArray[np.bool_]:
+        """Return for each vector whether it is deleted."""
+        return self.graph.deleted()
+
+    @property
+    def count(self) -> int:
+        """Number of vectors."""
+        return self.graph.count
+
+    @property
+    def n_deleted(self) -> int:
+        """Number of vectors that are deleted."""
+        return self.graph.n_deleted
+
+    def vectors(self, ids: _Ids) -> _Floats:
+        """Return what the codes of ``ids`` stand for, ``(len(ids), d)``; the vectors themselves where they are kept."""
+        residuals = self.graph.residuals(ids)
+        vectors = _decoded(self.quantizer, self.graph.codes(ids), residuals)
+        for row, position in enumerate(ids.tolist() if self.outside else ()):
+            if position in self.outside:
+                vectors[row] = self.outside[position]
+        return vectors
+
+    def outgrown_by(self, vectors: _Floats) -> bool:
+        """Whether the quantizer has to be trained anew if ``vectors`` come to those that are there."""
+        n_outside = len(self.outside) + int((self._errors(vectors) > self.error_limit).sum())
+        return n_outside * _MOST_OUTSIDE > self.count + len(vectors)
+
+    def retrained(self, train: Any, newcomers: _Floats) -> CodedGraph:
+        """Return a graph of the same vectors whose quantizer fits ``newcomers`` ``(m, d)`` too; they are not added.
+
+        It costs a training and 4 bytes a dimension and vector while it runs, and lets the vectors lose by rounding a
+        second time. The links stay; only vectors that were outside look for new ones.
+
+        Args:
+            train: makes a quantizer of vectors ``(n, d)``.
+            newcomers: vectors that are about to come.
+        """
+        everything = np.arange(self.count)
+        vectors, arrays = self.vectors(everything), self.graph.arrays()
+        every = np.concatenate([vectors, newcomers])
+        quantizer = train(every)
+        made = CodedGraph.trained_on(quantizer, every, self.settings, self.graph.capacity)
+        arrays["codes"] = quantizer.encode(vectors)
+        arrays["residuals"] = quantizer.encode_residuals(vectors, arrays["codes"]) if _span(quantizer) else None
+        made.graph.fill(**arrays)
+        moved = np.array(sorted(self.outside), np.int64)
+        moved = moved[~self.deleted()[moved]]
+        if len(moved):
+            made.graph.replace(moved, vectors[moved])
+        return made
+
+    def settle(self) -> None:
+        """Keep no vector that came up to now: the quantizer was trained on all of them."""
+        self.outside = {}
+
+    def fill(self, codes: npt.NDArray[np.uint8], residuals: npt.NDArray[np.uint8] | None, **arrays: Any) -> None:
+        """Put the nodes of an existing graph into this empty one, see ``_core.HnswGraph.fill``."""
+        self.graph.fill(codes, residuals, **arrays)
+
+    @property
+    def nbytes_other(self) -> int:
+        """Bytes of the quantizer and of the vectors that are kept."""
+        kept = sum(vector.nbytes for vector in self.outside.values())
+        return int(self.quantizer.scale.nbytes + self.quantizer.offset.nbytes) + kept
+
+    def _keep_outside(self, ids: _Ids, vectors: _Floats) -> None:
+        for row in np.flatnonzero(self._errors(vectors) > self.error_limit).tolist():
+            self.outside[int(ids[row])] = vectors[row].copy()
+
+    def _errors(self, vectors: _Floats) -> npt.NDArray[np.float32]:
+        """Return the squared length of what the range cuts off, ``(n,)``."""
+        low = self.quantizer.offset
+        high = low + self.quantizer.scale * np.float32(2**self.quantizer.bits - 1)
+        errors = np.empty(len(vectors), np.float32)
+        for start in range(0, len(vectors), _BLOCK_ROWS):
+            block = vectors[start : start + _BLOCK_ROWS]
+            beyond = block - np.clip(block, low, high)
+            np.einsum("ij,ij->i", beyond, beyond, out=errors[start : start + _BLOCK_ROWS])
+        return errors
+
+
+def _span(quantizer: Any) -> float:
+    return float(quantizer.span) if getattr(quantizer, "residual", False) else 0.0
+
+
+def _decoded(quantizer: Quantizer, codes: npt.NDArray[np.uint8], residuals: npt.NDArray[np.uint8] | None) -> _Floats:
+    return quantizer.decode(codes) if residuals is None else quantizer.decode(codes, residuals)
