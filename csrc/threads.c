@@ -29,11 +29,14 @@ size_t mp_n_cores(void) {
 }
 
 size_t mp_n_threads(int num_threads, size_t n) {
-    if (num_threads == 1 || n < 2 * QUERIES_PER_THREAD)
+    return mp_n_threads_for(num_threads, n / QUERIES_PER_THREAD);
+}
+
+size_t mp_n_threads_for(int num_threads, size_t n_shares) {
+    if (num_threads == 1 || n_shares < 2)
         return 1;
     const size_t wanted = num_threads > 0 ? (size_t)num_threads : mp_n_cores();
-    const size_t useful = n / QUERIES_PER_THREAD;
-    const size_t threads = wanted < useful ? wanted : useful;
+    const size_t threads = wanted < n_shares ? wanted : n_shares;
     return threads < MAX_THREADS ? threads : MAX_THREADS;
 }
 

@@ -64,6 +64,30 @@ def test_large_k(k: int, oracle: SimpleNamespace) -> None:
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_codes_are_split_over_threads_where_queries_are_few(metric: str, oracle: SimpleNamespace) -> None:
+    """14 MB of codes, each of them in all parts many times, so that ties are settled between parts."""
+    n, dim, rng = 45_000, 300, np.random.default_rng(1)
+    items = oracle.make_items(200, dim)
+    which = rng.integers(0, 200, n)
+    items.codes, items.norms = np.ascontiguousarray(items.codes[which]), np.ascontiguousarray(items.norms[which])
+    flat, queries = searcher(items, metric), items.vectors[:7]
+    half = rng.random(n) < 0.5
+    for k in (1, 300, 2 * n):
+        for id_filter, among in (
+            (None, np.arange(n)),
+            (half, np.flatnonzero(half)),
+            (range(400, n - 3), np.arange(400, n - 3)),
+            (lambda item: item % 2 == 0, np.arange(0, n, 2)),
+            (range(5, 9), np.arange(5, 9)),
+        ):
+            wanted = oracle.search_among(items, metric, queries[0], k, among)
+            for count, num_threads in ((1, 1), (1, 2), (2, 3), (7, 3), (7, 1)):
+                found = flat.search(queries[:count], k, num_threads=num_threads, id_filter=id_filter)
+                np.testing.assert_array_equal(found[1][0], wanted[1])
+                np.testing.assert_array_equal(found[0][0], wanted[0])
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
 def test_neighbours_are_the_true_ones(metric: str, oracle: SimpleNamespace) -> None:
     """Against float32 on the vectors themselves: what is lost is lost to the codes."""
     items = oracle.make_items(2000, 64)

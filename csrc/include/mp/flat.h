@@ -1,5 +1,6 @@
-/* Exhaustive search. One query streams the codes once; a batch reads each block of codes once for many queries. With a
- * filter (NULL: none) the results are those of searching what passes it. */
+/* Exhaustive search. One query streams the codes once; a batch reads each block of codes once for many queries. Threads
+ * share the queries or, where these are few and the codes many, the codes. With a filter (NULL: none) the results are
+ * those of searching what passes it. */
 #ifndef MP_FLAT_H
 #define MP_FLAT_H
 
