@@ -127,9 +127,21 @@ static inline void score4(const struct walk *walk, const uint32_t ids[4], float 
         keys[i] = mp_key(items, walk->weight, ids[i], dots[i]);
 }
 
+/* The links of the candidate that is next unless a nearer one is found now. Of level 0, where nearly all hops are. */
+static inline void prefetch_next(const struct walk *walk, const struct pool *pool) {
+    size_t at = pool->next;
+    while (at < pool->size && pool->ranks[at] & 1)
+        at++;
+    if (at < pool->size) {
+        const struct links links = links_at_0(walk->graph, (uint32_t)pool->ranks[at] >> 1);
+        mp_prefetch((const uint8_t *)links.ids, links.max * sizeof *links.ids);
+    }
+}
+
 static inline void expand(const struct walk *walk, struct pool *pool, struct links links) {
     const struct mp_items *items = &walk->graph->items;
     const size_t count = collect_fresh(walk, links);
+    prefetch_next(walk, pool);
     for (size_t i = 0; i < count && i < LOOKAHEAD + 4; i++)
         mp_prefetch_item(items, walk->fresh[i]);
     for (size_t i = 0; i < count; i += 4) {
