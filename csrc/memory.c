@@ -7,7 +7,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define HUGE_PAGE ((size_t)2 << 20) /* of x86-64; elsewhere it is an alignment like any other */
+#define HUGE_PAGE ((size_t)2 << 20)  /* of x86-64; elsewhere it is an alignment like any other */
+#define WORTHWHILE ((size_t)1 << 16) /* smaller arrays miss the TLB seldom */
 
 #if !defined(MAP_ANONYMOUS)
 #define MAP_ANONYMOUS MAP_ANON
@@ -37,6 +38,23 @@ void *mp_block_alloc(size_t size) {
     madvise(block, size, MADV_HUGEPAGE); /* advice: the search is right without it */
 #endif
     return block;
+}
+
+void mp_advise_huge(const void *data, size_t size) {
+#if defined(__linux__)
+#if !defined(MADV_COLLAPSE)
+#define MADV_COLLAPSE 25
+#endif
+    if (size < WORTHWHILE)
+        return;
+    const uintptr_t begin = (uintptr_t)data / HUGE_PAGE * HUGE_PAGE, end = (uintptr_t)data + size;
+    /* One by one: a page that has a hole fails, and only that one should. */
+    for (uintptr_t page = begin; page < end; page += HUGE_PAGE)
+        madvise((void *)page, HUGE_PAGE, MADV_COLLAPSE);
+#else
+    (void)data;
+    (void)size;
+#endif
 }
 
 void mp_block_free(void *block, size_t size) {

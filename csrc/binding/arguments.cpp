@@ -7,6 +7,7 @@
 #include <utility>
 
 extern "C" {
+#include "mp/memory.h"
 #include "mp/simd.h"
 }
 
@@ -185,6 +186,7 @@ Items::Items(nb::handle codes_object, nb::handle norms_object, nb::handle scale,
         items.norm_stride = sizeof(float);
     }
     items.codes = codes.as<uint8_t>();
+    mp_advise_huge(items.codes, items.n * mp_code_bytes(&items));
     items.code_stride = mp_code_bytes(&items);
     items.scale = quantization.scale.as<float>();
     items.offset = quantization.offset.as<float>();

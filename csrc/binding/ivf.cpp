@@ -7,6 +7,7 @@
 
 extern "C" {
 #include "mp/ivf.h"
+#include "mp/memory.h"
 }
 
 namespace mp {
@@ -90,6 +91,8 @@ class IvfSearcher {
             ids_.emplace_back(list, "ids", "int64", 1);
             require_length(ids_.back(), "ids", codes_[ids_.size() - 1].shape(0), "the number of codes of their list");
         }
+        for (const Array &list : codes_)
+            mp_advise_huge(list.as<uint8_t>(), list.shape(0) * list.shape(1));
     }
 
     Quantization quantization_;

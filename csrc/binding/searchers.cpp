@@ -7,6 +7,7 @@ extern "C" {
 #include "mp/flat.h"
 #include "mp/forest.h"
 #include "mp/graph.h"
+#include "mp/memory.h"
 }
 
 namespace mp {
@@ -47,6 +48,7 @@ class LinkedGraphSearcher {
         graph_.items = items_.items;
         raise_if_failed(mp_graph_link(&graph_, offsets_.as<uint64_t>(), offsets_.shape(0), neighbors_.as<int32_t>(),
                                       neighbors_.shape(0), cum_.as<int32_t>(), cum_.shape(0), entry_point, max_level));
+        mp_advise_huge(neighbors_.as<int32_t>(), neighbors_.shape(0) * sizeof(int32_t));
     }
     void add_residuals(nb::handle residuals, nb::handle norms, float range) {
         residuals_.attach(graph_.items, residuals, norms, range);
