@@ -30,8 +30,9 @@ static void finish(const struct search *search, const struct mp_query *query, st
 /* Scores `part`, whose first item has the id first_id, for all targets of a batch. */
 static void scan(struct search *search, const struct mp_items *part, uint32_t first_id, size_t n_targets,
                  const struct mp_scan_batch *batch) {
+    mp_fill_strips(part, batch->targets, n_targets, batch->strips);
     if (!search->filter)
-        mp_scan_many(part, first_id, batch->targets, n_targets, batch->panel);
+        mp_scan_many(part, first_id, batch->targets, n_targets, batch->strips);
     else if (!mp_scan_filtered(part, first_id, search->filter, NULL, batch->targets, n_targets, batch))
         atomic_store(&search->given_up, true);
 }

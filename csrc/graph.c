@@ -12,7 +12,7 @@
 
 /* Scoring all m of n nodes that pass takes a time proportional to m, a walk to ef of them one proportional to ef n / m:
  * they meet at m^2 = FEW ef n. Measured on 116 k embeddings of 384 dimensions (M = 16, ef 16 to 256): FEW is 16 to 48
- * for single queries and 250 for batches, whose scoring shares panels. One number for both, because what is found must
+ * for single queries and 250 for batches, whose scoring shares strips. One number for both, because what is found must
  * not depend on the batch, and a generous one, because scoring all is exact. */
 #define FEW 64
 

@@ -227,8 +227,9 @@ static bool visit_list(const struct search *search, const struct visiting *visit
             visiting->products[visit] = centroid_product(search, begin + row, l);
             visiting->targets[n] = in_list(search, &batch->targets[row], visiting->products[visit]);
         }
+        mp_fill_strips(&ivf->lists[l], visiting->targets, n, batch->strips);
         if (!search->filter)
-            mp_scan_many(&ivf->lists[l], ivf->first[l], visiting->targets, n, batch->panel);
+            mp_scan_many(&ivf->lists[l], ivf->first[l], visiting->targets, n, batch->strips);
         else if (!mp_scan_filtered(&ivf->lists[l], ivf->first[l], search->filter, ivf->ids[l], visiting->targets, n,
                                    batch))
             return false;

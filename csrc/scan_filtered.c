@@ -6,10 +6,10 @@
 #define LOOKAHEAD 8 /* items whose codes are on their way */
 
 /* From which share of a chunk on, in eighths, all of it is scored and the filter asked for what is near. Where the
- * codes come from memory, one here and there costs twice as much as one in a row (116 k x 384: 41 and 18 ns); panels
+ * codes come from memory, one here and there costs twice as much as one in a row (116 k x 384: 41 and 18 ns); strips
  * hide that, and copying costs a tenth of what they do. */
 #define DENSE_EIGHTHS 4
-#define DENSE_EIGHTHS_OF_PANELS 7
+#define DENSE_EIGHTHS_OF_STRIPS 7
 
 void mp_scan_list(const struct mp_items *items, uint32_t first_id, const uint32_t *positions, size_t count,
                   const struct mp_scan_target *target) {
@@ -48,7 +48,7 @@ struct filtered {
     float norms[MP_GATHERED];
 };
 
-/* Copies the codes side by side and scores them as a run: building panels of them is most of the work. */
+/* Copies the codes side by side and scores them as a run. */
 static void scan_gathered(struct filtered *run, const uint32_t *positions, size_t count) {
     const size_t size = mp_code_bytes(run->items);
     struct mp_items gathered = *run->items;
@@ -67,12 +67,12 @@ static void scan_gathered(struct filtered *run, const uint32_t *positions, size_
             run->norms[j] = run->items->norms ? mp_item_norm(run->items, at) : 0;
             run->names[j] = run->first_id + at;
         }
-        mp_scan_many(&gathered, 0, run->targets, run->n_targets, run->batch->panel);
+        mp_scan_many(&gathered, 0, run->targets, run->n_targets, run->batch->strips);
     }
 }
 
 static void scan_positions(struct filtered *run, const uint32_t *positions, size_t count) {
-    if (run->n_targets >= MP_MIN_PANEL_QUERIES) {
+    if (run->n_targets >= MP_MIN_STRIP_QUERIES) {
         scan_gathered(run, positions, count);
     } else {
         for (size_t q = 0; q < run->n_targets; q++)
@@ -89,7 +89,7 @@ static void scan_through(struct filtered *run, size_t begin, size_t count, const
     const uint32_t first_id = run->first_id + (uint32_t)begin;
     run->gate =
         (struct mp_scan_gate){.filter = filter, .ids = run->ids ? run->ids + begin : NULL, .first_id = first_id};
-    mp_scan_many(&part, first_id, run->targets, run->n_targets, run->batch->panel);
+    mp_scan_many(&part, first_id, run->targets, run->n_targets, run->batch->strips);
 }
 
 /* Which of `count` items from `begin` on pass; returns how many. */
@@ -112,7 +112,7 @@ static size_t list_mask(uint64_t mask, size_t first, uint32_t *positions) {
 }
 
 static void scan_judged(struct filtered *run, size_t begin, size_t end) {
-    const size_t dense = run->n_targets < MP_MIN_PANEL_QUERIES ? DENSE_EIGHTHS : DENSE_EIGHTHS_OF_PANELS;
+    const size_t dense = run->n_targets < MP_MIN_STRIP_QUERIES ? DENSE_EIGHTHS : DENSE_EIGHTHS_OF_STRIPS;
     uint32_t positions[LISTED];
     uint64_t masks[CHUNK / 64];
     size_t listed = 0;

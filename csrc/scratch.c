@@ -25,6 +25,7 @@ static void scratch_free(struct mp_scratch *scratch) {
     free(scratch->ids.data);
     free(scratch->heap.data);
     free(scratch->panel.data);
+    free(scratch->strips.data);
     free(scratch->visited.data);
     free(scratch);
 }

@@ -1,9 +1,11 @@
 /* AVX2: both sides are widened to 16 bit and multiplied with vpmaddwd, which is exact. vpmaddubsw would do twice the
  * work per instruction but saturates: 2 * 255 * 127 does not fit 16 bit. */
-#include "mp/kernels.h"
+#include "shared.h"
+#include "tile.h"
 
 #include <immintrin.h>
-#include <string.h>
+
+#define TILE_CODES 2
 
 /* Loaded at offset `bytes`, its last `bytes` lanes are set: keeps the end of a load that overlaps what was done. */
 static const uint8_t keep_last_[32] = {0,   0,   0,   0,   0,   0,   0,   0,   0,   0,   0,   0,   0,   0,   0,   0,
@@ -81,33 +83,70 @@ static void mp_dot4_u8s8_avx2(const uint8_t *const codes[4], const int8_t *query
     _mm_storeu_si128((__m128i *)(void *)dots, reduce4_(sums_i32x8[0], sums_i32x8[1], sums_i32x8[2], sums_i32x8[3]));
 }
 
-/* Four items of a panel for one query: each item's four dimensions become two int32 lanes, paired up at the end. */
-static inline void panel4_(const uint8_t *panel, const int8_t *query, size_t dim, __m256i sums_i32x8[4]) {
-    for (size_t i = 0; i < dim; i += 4) {
-        int32_t bytes;
-        memcpy(&bytes, query + i, 4);
-        const __m256i query_i16x16 = _mm256_cvtepi8_epi16(_mm_set1_epi32(bytes));
-        for (int c = 0; c < 4; c++)
-            sums_i32x8[c] = add_products_(sums_i32x8[c], load_code_(panel + i * MP_PANEL_ITEMS + 16 * c), query_i16x16);
+/* Lanes are queries, each as two int32 that are added up at the end: 16-bit products come in pairs. */
+MP_INLINE void add_lanes_(mp_i32x8 *sums_i32x8, const uint8_t *const *codes, size_t at, const int8_t *lanes) {
+    __m256i codes_i16x16[TILE_CODES];
+    MP_UNROLL
+    for (int item = 0; item < TILE_CODES; item++)
+        codes_i16x16[item] = _mm256_cvtepu8_epi16(_mm_set1_epi32(mp_load4(codes[item] + at)));
+    MP_UNROLL
+    for (int part = 0; part < 4; part++) {
+        const __m256i lanes_i16x16 = load_query_(lanes + 16 * part);
+        MP_UNROLL
+        for (int item = 0; item < TILE_CODES; item++) {
+            sums_i32x8[4 * item + part] += (mp_i32x8)_mm256_madd_epi16(codes_i16x16[item], lanes_i16x16);
+        }
+    }
+}
+
+/* hadd pairs within 128-bit halves; the permutation restores the order of the queries. */
+static inline void store_lanes_(int32_t *dots, mp_i32x8 first_i32x8, mp_i32x8 second_i32x8) {
+    const __m256i pairs_i32x8 = _mm256_hadd_epi32((__m256i)first_i32x8, (__m256i)second_i32x8);
+    _mm256_storeu_si256((__m256i *)(void *)dots, _mm256_permute4x64_epi64(pairs_i32x8, 0xD8));
+}
+
+/* 2 codes x 16 queries take 8 of the 16 registers. */
+MP_INLINE void multiply_group_(const struct mp_tile *tile, size_t first, const int8_t *lanes, int32_t *dots) {
+    const uint8_t *codes[TILE_CODES];
+    mp_i32x8 sums_i32x8[4 * TILE_CODES];
+    mp_block_codes(tile, first, TILE_CODES, codes);
+    MP_UNROLL
+    for (int i = 0; i < 4 * TILE_CODES; i++)
+        sums_i32x8[i] = (mp_i32x8){0};
+    for (size_t i = 0; i < tile->dim; i += 4)
+        add_lanes_(sums_i32x8, codes, i, lanes + i * MP_LANES);
+    MP_UNROLL
+    for (int item = 0; item < TILE_CODES; item++) {
+        int32_t *row = dots + (first + (size_t)item) * MP_STRIP_QUERIES;
+        store_lanes_(row, sums_i32x8[4 * item], sums_i32x8[4 * item + 1]);
+        store_lanes_(row + 8, sums_i32x8[4 * item + 2], sums_i32x8[4 * item + 3]);
     }
 }
 
 MP_KERNEL(avx2)
-static void mp_panel_u8s8_avx2(const uint8_t *panel, const int8_t *const queries[MP_PANEL_QUERIES], size_t dim,
-                               int32_t *dots) {
-    for (size_t q = 0; q < MP_PANEL_QUERIES; q++) {
-        for (size_t item = 0; item < MP_PANEL_ITEMS; item += 16) {
-            __m256i sums_i32x8[4];
-            for (int c = 0; c < 4; c++)
-                sums_i32x8[c] = _mm256_setzero_si256();
-            panel4_(panel + 4 * item, queries[q], dim, sums_i32x8);
-            for (int c = 0; c < 4; c += 2) {
-                /* hadd pairs within 128-bit halves; the permutation restores the order of the items */
-                const __m256i pairs_i32x8 = _mm256_hadd_epi32(sums_i32x8[c], sums_i32x8[c + 1]);
-                const __m256i dots_i32x8 = _mm256_permute4x64_epi64(pairs_i32x8, 0xD8);
-                _mm256_storeu_si256((__m256i *)(void *)(dots + q * MP_PANEL_ITEMS + item + 4 * c), dots_i32x8);
-            }
+static void mp_tile_u8s8_avx2(const struct mp_tile *tile, int32_t *dots) {
+    for (size_t g = 0; g < tile->n_groups; g++) {
+        for (size_t first = 0; first < tile->n_items; first += TILE_CODES)
+            multiply_group_(tile, first, tile->lanes + g * mp_group_bytes(tile->dim), dots + g * MP_LANES);
+    }
+}
+
+MP_KERNEL(avx2)
+void mp_near_avx2(const int32_t *dots, size_t n_items, size_t n_groups, const float *norms,
+                  const struct mp_strip_keys *keys, uint64_t near[MP_TILE_ITEMS]) {
+    for (size_t item = 0; item < n_items; item++) {
+        const __m256 norm_f32x8 = _mm256_set1_ps(norms[item]);
+        uint64_t bits = 0;
+        for (size_t q = 0; q < n_groups * MP_LANES; q += 8) {
+            const int32_t *dots8 = dots + item * MP_STRIP_QUERIES + q;
+            const __m256 dots_f32x8 = _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i *)(const void *)dots8));
+            const __m256 products_f32x8 = _mm256_mul_ps(_mm256_loadu_ps(keys->weights + q), dots_f32x8);
+            const __m256 sums_f32x8 = _mm256_add_ps(_mm256_loadu_ps(keys->constants + q), products_f32x8);
+            const __m256 keys_f32x8 = _mm256_add_ps(norm_f32x8, sums_f32x8);
+            const __m256 near_f32x8 = _mm256_cmp_ps(keys_f32x8, _mm256_loadu_ps(keys->worst + q), _CMP_LE_OQ);
+            bits |= (uint64_t)(unsigned)_mm256_movemask_ps(near_f32x8) << q;
         }
+        near[item] = bits;
     }
 }
 
@@ -115,6 +154,7 @@ const struct mp_kernels mp_kernels_avx2 = {
     .level = "avx2",
     .dot = mp_dot_u8s8_avx2,
     .dot4 = mp_dot4_u8s8_avx2,
-    .panel = mp_panel_u8s8_avx2,
+    .tile = mp_tile_u8s8_avx2,
+    .near = mp_near_avx2,
     .u4 = &mp_kernels_avx2_u4,
 };

@@ -1,6 +1,7 @@
 /* AVX-512 VNNI: vpdpbusd adds four u8 x s8 products to an int32 lane without saturation, so codes and queries are used
  * as they are. Zero-masked loads make tails exact without touching a byte behind the code. */
-#include "mp/kernels.h"
+#include "shared.h"
+#include "tile.h"
 
 #include <immintrin.h>
 
@@ -66,27 +67,79 @@ static void mp_dot4_u8s8_avx512vnni(const uint8_t *const codes[4], const int8_t 
     _mm_storeu_si128((__m128i *)dots, reduce4_(sum0_i32x16, sum1_i32x16, sum2_i32x16, sum3_i32x16));
 }
 
-/* A lane is an item here: the panel's four bytes of an item meet four query bytes broadcast to all lanes, so there is
- * nothing to add up across lanes at the end. 2 x 8 accumulators hide the latency and fit the 32 registers. */
+MP_INLINE void add_products_(mp_i32x16 *sums_i32x16, const uint8_t *const *codes, size_t at, const int8_t *lanes,
+                             size_t group_bytes, const int n_items, const int n_groups) {
+    __m512i lanes_s8x64[MP_STRIP_GROUPS];
+    MP_UNROLL
+    for (int g = 0; g < n_groups; g++)
+        lanes_s8x64[g] = _mm512_load_si512(lanes + (size_t)g * group_bytes);
+    MP_UNROLL
+    for (int item = 0; item < n_items; item++) {
+        const __m512i code_u8x64 = _mm512_set1_epi32(mp_load4(codes[item] + at));
+        mp_i32x16 *row_i32x16 = sums_i32x16 + item * n_groups;
+        MP_UNROLL
+        for (int g = 0; g < n_groups; g++)
+            row_i32x16[g] = (mp_i32x16)_mm512_dpbusd_epi32((__m512i)row_i32x16[g], code_u8x64, lanes_s8x64[g]);
+    }
+}
+
+/* Constant sizes, so that the accumulators are registers. */
+MP_INLINE void multiply_block_(const struct mp_tile *tile, size_t first, int32_t *dots, const int n_items,
+                               const int n_groups) {
+    const size_t group_bytes = mp_group_bytes(tile->dim);
+    const uint8_t *codes[8];
+    mp_i32x16 sums_i32x16[16];
+    mp_block_codes(tile, first, n_items, codes);
+    MP_UNROLL
+    for (int i = 0; i < n_items * n_groups; i++)
+        sums_i32x16[i] = (mp_i32x16){0};
+    for (size_t i = 0; i < tile->dim; i += 4)
+        add_products_(sums_i32x16, codes, i, tile->lanes + i * MP_LANES, group_bytes, n_items, n_groups);
+    MP_UNROLL
+    for (int item = 0; item < n_items; item++) {
+        MP_UNROLL
+        for (int g = 0; g < n_groups; g++)
+            _mm512_storeu_si512(dots + (first + (size_t)item) * MP_STRIP_QUERIES + MP_LANES * g,
+                                (__m512i)sums_i32x16[item * n_groups + g]);
+    }
+}
+
+/* 8 accumulators at least hide the latency; more codes than these at once would need more loads than products. */
 MP_KERNEL(avx512vnni)
-static void mp_panel_u8s8_avx512vnni(const uint8_t *panel, const int8_t *const queries[MP_PANEL_QUERIES], size_t dim,
-                                     int32_t *dots) {
-    __m512i sums_i32x16[MP_PANEL_QUERIES][2];
-    for (int q = 0; q < MP_PANEL_QUERIES; q++)
-        sums_i32x16[q][0] = sums_i32x16[q][1] = _mm512_setzero_si512();
-    for (size_t i = 0; i < dim; i += 4) {
-        const uint8_t *group = panel + i * MP_PANEL_ITEMS;
-        const __m512i low_u8x64 = _mm512_load_si512(group);
-        const __m512i high_u8x64 = _mm512_load_si512(group + 64);
-        for (int q = 0; q < MP_PANEL_QUERIES; q++) {
-            const __m512i query_s8x64 = _mm512_set1_epi32(*(const int32_t *)(const void *)(queries[q] + i));
-            sums_i32x16[q][0] = _mm512_dpbusd_epi32(sums_i32x16[q][0], low_u8x64, query_s8x64);
-            sums_i32x16[q][1] = _mm512_dpbusd_epi32(sums_i32x16[q][1], high_u8x64, query_s8x64);
+static void mp_tile_u8s8_avx512vnni(const struct mp_tile *tile, int32_t *dots) {
+    const size_t step = tile->n_groups > 2 ? 4 : 8;
+    for (size_t first = 0; first < tile->n_items; first += step) {
+        switch (tile->n_groups) {
+        case 4:
+            multiply_block_(tile, first, dots, 4, 4);
+            break;
+        case 3:
+            multiply_block_(tile, first, dots, 4, 3);
+            break;
+        case 2:
+            multiply_block_(tile, first, dots, 8, 2);
+            break;
+        default:
+            multiply_block_(tile, first, dots, 8, 1);
         }
     }
-    for (int q = 0; q < MP_PANEL_QUERIES; q++) {
-        _mm512_storeu_si512(dots + q * MP_PANEL_ITEMS, sums_i32x16[q][0]);
-        _mm512_storeu_si512(dots + q * MP_PANEL_ITEMS + 16, sums_i32x16[q][1]);
+}
+
+MP_KERNEL(avx512vnni)
+static void mp_near_avx512vnni(const int32_t *dots, size_t n_items, size_t n_groups, const float *norms,
+                               const struct mp_strip_keys *keys, uint64_t near[MP_TILE_ITEMS]) {
+    for (size_t item = 0; item < n_items; item++) {
+        const __m512 norm_f32x16 = _mm512_set1_ps(norms[item]);
+        uint64_t bits = 0;
+        for (size_t q = 0; q < n_groups * MP_LANES; q += 16) {
+            const __m512 dots_f32x16 = _mm512_cvtepi32_ps(_mm512_loadu_si512(dots + item * MP_STRIP_QUERIES + q));
+            const __m512 products_f32x16 = _mm512_mul_ps(_mm512_loadu_ps(keys->weights + q), dots_f32x16);
+            const __m512 sums_f32x16 = _mm512_add_ps(_mm512_loadu_ps(keys->constants + q), products_f32x16);
+            const __m512 keys_f32x16 = _mm512_add_ps(norm_f32x16, sums_f32x16);
+            const __mmask16 mask = _mm512_cmp_ps_mask(keys_f32x16, _mm512_loadu_ps(keys->worst + q), _CMP_LE_OQ);
+            bits |= (uint64_t)mask << q;
+        }
+        near[item] = bits;
     }
 }
 
@@ -94,6 +147,7 @@ const struct mp_kernels mp_kernels_avx512vnni = {
     .level = "avx512vnni",
     .dot = mp_dot_u8s8_avx512vnni,
     .dot4 = mp_dot4_u8s8_avx512vnni,
-    .panel = mp_panel_u8s8_avx512vnni,
+    .tile = mp_tile_u8s8_avx512vnni,
+    .near = mp_near_avx512vnni,
     .u4 = &mp_kernels_avx512vnni_u4,
 };

@@ -1,9 +1,11 @@
 /* AVX-VNNI: the 256-bit form of vpdpbusd, four u8 x s8 products added to an int32 lane without saturation, on machines
  * without AVX-512 (VEX encoded, so nothing here needs its registers or masks). */
-#include "mp/kernels.h"
+#include "shared.h"
+#include "tile.h"
 
 #include <immintrin.h>
-#include <string.h>
+
+#define TILE_CODES 6
 
 /* Loaded at offset `bytes`, its last `bytes` lanes are set: keeps the end of a load that overlaps what was done. */
 static const uint8_t keep_last_[64] = {
@@ -80,29 +82,39 @@ static void mp_dot4_u8s8_avxvnni(const uint8_t *const codes[4], const int8_t *qu
     _mm_storeu_si128((__m128i *)(void *)dots, reduce4_(sums_i32x8[0], sums_i32x8[1], sums_i32x8[2], sums_i32x8[3]));
 }
 
-/* A lane is an item, as at every level with vpdpbusd. 16 registers hold 2 queries x 4 groups of 8 items. */
+MP_INLINE void add_lanes_(mp_i32x8 *sums_i32x8, const uint8_t *const *codes, size_t at, const int8_t *lanes) {
+    const __m256i low_s8x32 = load_query_(lanes), high_s8x32 = load_query_(lanes + 32);
+    MP_UNROLL
+    for (int item = 0; item < TILE_CODES; item++) {
+        const __m256i code_u8x32 = _mm256_set1_epi32(mp_load4(codes[item] + at));
+        mp_i32x8 *row_i32x8 = sums_i32x8 + 2 * item;
+        row_i32x8[0] = (mp_i32x8)_mm256_dpbusd_avx_epi32((__m256i)row_i32x8[0], code_u8x32, low_s8x32);
+        row_i32x8[1] = (mp_i32x8)_mm256_dpbusd_avx_epi32((__m256i)row_i32x8[1], code_u8x32, high_s8x32);
+    }
+}
+
+/* 6 codes x 16 queries take 12 of the 16 registers. */
+MP_INLINE void multiply_group_(const struct mp_tile *tile, size_t first, const int8_t *lanes, int32_t *dots) {
+    const uint8_t *codes[TILE_CODES];
+    mp_i32x8 sums_i32x8[2 * TILE_CODES];
+    mp_block_codes(tile, first, TILE_CODES, codes);
+    MP_UNROLL
+    for (int i = 0; i < 2 * TILE_CODES; i++)
+        sums_i32x8[i] = (mp_i32x8){0};
+    for (size_t i = 0; i < tile->dim; i += 4)
+        add_lanes_(sums_i32x8, codes, i, lanes + i * MP_LANES);
+    MP_UNROLL
+    for (int i = 0; i < 2 * TILE_CODES; i++) {
+        int32_t *out = dots + (first + (size_t)i / 2) * MP_STRIP_QUERIES + 8 * (i % 2);
+        _mm256_storeu_si256((__m256i *)(void *)out, (__m256i)sums_i32x8[i]);
+    }
+}
+
 MP_KERNEL(avxvnni)
-static void mp_panel_u8s8_avxvnni(const uint8_t *panel, const int8_t *const queries[MP_PANEL_QUERIES], size_t dim,
-                                  int32_t *dots) {
-    for (size_t q = 0; q < MP_PANEL_QUERIES; q += 2) {
-        __m256i sums_i32x8[2][4];
-        for (int c = 0; c < 4; c++)
-            sums_i32x8[0][c] = sums_i32x8[1][c] = _mm256_setzero_si256();
-        for (size_t i = 0; i < dim; i += 4) {
-            int32_t bytes0, bytes1;
-            memcpy(&bytes0, queries[q] + i, 4);
-            memcpy(&bytes1, queries[q + 1] + i, 4);
-            for (int c = 0; c < 4; c++) {
-                const __m256i code_u8x32 = load_code_(panel + i * MP_PANEL_ITEMS + 32 * c);
-                sums_i32x8[0][c] = _mm256_dpbusd_avx_epi32(sums_i32x8[0][c], code_u8x32, _mm256_set1_epi32(bytes0));
-                sums_i32x8[1][c] = _mm256_dpbusd_avx_epi32(sums_i32x8[1][c], code_u8x32, _mm256_set1_epi32(bytes1));
-            }
-        }
-        for (int c = 0; c < 4; c++) {
-            int32_t *out = dots + q * MP_PANEL_ITEMS + 8 * c;
-            _mm256_storeu_si256((__m256i *)(void *)out, sums_i32x8[0][c]);
-            _mm256_storeu_si256((__m256i *)(void *)(out + MP_PANEL_ITEMS), sums_i32x8[1][c]);
-        }
+static void mp_tile_u8s8_avxvnni(const struct mp_tile *tile, int32_t *dots) {
+    for (size_t g = 0; g < tile->n_groups; g++) {
+        for (size_t first = 0; first < tile->n_items; first += TILE_CODES)
+            multiply_group_(tile, first, tile->lanes + g * mp_group_bytes(tile->dim), dots + g * MP_LANES);
     }
 }
 
@@ -110,6 +122,7 @@ const struct mp_kernels mp_kernels_avxvnni = {
     .level = "avxvnni",
     .dot = mp_dot_u8s8_avxvnni,
     .dot4 = mp_dot4_u8s8_avxvnni,
-    .panel = mp_panel_u8s8_avxvnni,
+    .tile = mp_tile_u8s8_avxvnni,
+    .near = mp_near_avx2,
     .u4 = &mp_kernels_avxvnni_u4,
 };

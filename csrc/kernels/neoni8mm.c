@@ -1,9 +1,11 @@
 /* NEON with i8mm: USDOT adds four u8 x s8 products to an int32 lane without saturation, so codes and queries are used
  * as they are. */
-#include "mp/kernels.h"
+#include "shared.h"
+#include "tile.h"
 
 #include <arm_neon.h>
-#include <string.h>
+
+#define TILE_CODES 4
 
 /* The last 1..15 dimensions: 16 bytes that end with the code, against the query's values for the tail and zeros for
  * what was done before. A code shorter than 16 bytes goes through a copy. */
@@ -60,30 +62,40 @@ static void mp_dot4_u8s8_neoni8mm(const uint8_t *const codes[4], const int8_t *q
         dots[c] = vaddvq_s32(sums_i32x4[c]);
 }
 
-/* A lane is an item: four bytes of four items meet four query bytes. 16 accumulators of the 32 registers. */
+MP_INLINE void add_lanes_(int32x4_t *sums_i32x4, const uint8_t *const *codes, size_t at, const int8_t *lanes) {
+    uint8x16_t codes_u8x16[TILE_CODES];
+    MP_UNROLL
+    for (int item = 0; item < TILE_CODES; item++)
+        codes_u8x16[item] = vreinterpretq_u8_s32(vdupq_n_s32(mp_load4(codes[item] + at)));
+    MP_UNROLL
+    for (int part = 0; part < 4; part++) {
+        const int8x16_t lanes_s8x16 = vld1q_s8(lanes + 16 * part);
+        MP_UNROLL
+        for (int item = 0; item < TILE_CODES; item++)
+            sums_i32x4[4 * item + part] = vusdotq_s32(sums_i32x4[4 * item + part], codes_u8x16[item], lanes_s8x16);
+    }
+}
+
+/* 4 codes x 16 queries take 16 of the 32 registers. */
+MP_INLINE void multiply_group_(const struct mp_tile *tile, size_t first, const int8_t *lanes, int32_t *dots) {
+    const uint8_t *codes[TILE_CODES];
+    int32x4_t sums_i32x4[4 * TILE_CODES];
+    mp_block_codes(tile, first, TILE_CODES, codes);
+    MP_UNROLL
+    for (int i = 0; i < 4 * TILE_CODES; i++)
+        sums_i32x4[i] = vdupq_n_s32(0);
+    for (size_t i = 0; i < tile->dim; i += 4)
+        add_lanes_(sums_i32x4, codes, i, lanes + i * MP_LANES);
+    MP_UNROLL
+    for (int i = 0; i < 4 * TILE_CODES; i++)
+        vst1q_s32(dots + (first + (size_t)i / 4) * MP_STRIP_QUERIES + 4 * (i % 4), sums_i32x4[i]);
+}
+
 MP_KERNEL(neoni8mm)
-static void mp_panel_u8s8_neoni8mm(const uint8_t *panel, const int8_t *const queries[MP_PANEL_QUERIES], size_t dim,
-                                   int32_t *dots) {
-    for (size_t q = 0; q < MP_PANEL_QUERIES; q += 2) {
-        int32x4_t sums_i32x4[2][8];
-        for (int c = 0; c < 8; c++)
-            sums_i32x4[0][c] = sums_i32x4[1][c] = vdupq_n_s32(0);
-        for (size_t i = 0; i < dim; i += 4) {
-            int32_t bytes0, bytes1;
-            memcpy(&bytes0, queries[q] + i, 4);
-            memcpy(&bytes1, queries[q + 1] + i, 4);
-            const int8x16_t query0_s8x16 = vreinterpretq_s8_s32(vdupq_n_s32(bytes0));
-            const int8x16_t query1_s8x16 = vreinterpretq_s8_s32(vdupq_n_s32(bytes1));
-            for (int c = 0; c < 8; c++) {
-                const uint8x16_t code_u8x16 = vld1q_u8(panel + i * MP_PANEL_ITEMS + 16 * (size_t)c);
-                sums_i32x4[0][c] = vusdotq_s32(sums_i32x4[0][c], code_u8x16, query0_s8x16);
-                sums_i32x4[1][c] = vusdotq_s32(sums_i32x4[1][c], code_u8x16, query1_s8x16);
-            }
-        }
-        for (int c = 0; c < 8; c++) {
-            vst1q_s32(dots + q * MP_PANEL_ITEMS + 4 * c, sums_i32x4[0][c]);
-            vst1q_s32(dots + (q + 1) * MP_PANEL_ITEMS + 4 * c, sums_i32x4[1][c]);
-        }
+static void mp_tile_u8s8_neoni8mm(const struct mp_tile *tile, int32_t *dots) {
+    for (size_t g = 0; g < tile->n_groups; g++) {
+        for (size_t first = 0; first < tile->n_items; first += TILE_CODES)
+            multiply_group_(tile, first, tile->lanes + g * mp_group_bytes(tile->dim), dots + g * MP_LANES);
     }
 }
 
@@ -91,6 +103,7 @@ const struct mp_kernels mp_kernels_neoni8mm = {
     .level = "neoni8mm",
     .dot = mp_dot_u8s8_neoni8mm,
     .dot4 = mp_dot4_u8s8_neoni8mm,
-    .panel = mp_panel_u8s8_neoni8mm,
+    .tile = mp_tile_u8s8_neoni8mm,
+    .near = mp_near_neondot,
     .u4 = &mp_kernels_neondot_u4,
 };

@@ -20,18 +20,29 @@ static void mp_dot4_u8s8_serial(const uint8_t *const codes[4], const int8_t *que
     dots[0] = dot0, dots[1] = dot1, dots[2] = dot2, dots[3] = dot3;
 }
 
-static void mp_panel_u8s8_serial(const uint8_t *panel, const int8_t *const queries[MP_PANEL_QUERIES], size_t dim,
-                                 int32_t *dots) {
-    for (size_t q = 0; q < MP_PANEL_QUERIES; q++) {
-        for (size_t item = 0; item < MP_PANEL_ITEMS; item++) {
+static void mp_tile_u8s8_serial(const struct mp_tile *tile, int32_t *dots) {
+    for (size_t item = 0; item < tile->n_items; item++) {
+        const uint8_t *code = tile->codes + item * mp_round_up(tile->dim, MP_ALIGN);
+        for (size_t q = 0; q < tile->n_groups * MP_LANES; q++) {
+            const int8_t *lane = tile->lanes + q / MP_LANES * mp_group_bytes(tile->dim) + q % MP_LANES * 4;
             int32_t dot = 0;
-            for (size_t i = 0; i < dim; i += 4) {
-                const uint8_t *group = panel + (i * MP_PANEL_ITEMS + item * 4);
-                const int8_t *query = queries[q] + i;
-                dot += group[0] * query[0] + group[1] * query[1] + group[2] * query[2] + group[3] * query[3];
-            }
-            dots[q * MP_PANEL_ITEMS + item] = dot;
+            for (size_t i = 0; i < tile->dim; i++)
+                dot += code[i] * lane[i / 4 * 4 * MP_LANES + i % 4];
+            dots[item * MP_STRIP_QUERIES + q] = dot;
         }
+    }
+}
+
+static void mp_near_serial(const int32_t *dots, size_t n_items, size_t n_groups, const float *norms,
+                           const struct mp_strip_keys *keys, uint64_t near[MP_TILE_ITEMS]) {
+    for (size_t item = 0; item < n_items; item++) {
+        uint64_t bits = 0;
+        for (size_t q = 0; q < n_groups * MP_LANES; q++) {
+            const float product = keys->weights[q] * (float)dots[item * MP_STRIP_QUERIES + q];
+            const float key = norms[item] + (keys->constants[q] + product);
+            bits |= (uint64_t)(key <= keys->worst[q]) << q;
+        }
+        near[item] = bits;
     }
 }
 
@@ -58,6 +69,7 @@ const struct mp_kernels mp_kernels_serial = {
     .level = "serial",
     .dot = mp_dot_u8s8_serial,
     .dot4 = mp_dot4_u8s8_serial,
-    .panel = mp_panel_u8s8_serial,
+    .tile = mp_tile_u8s8_serial,
+    .near = mp_near_serial,
     .u4 = &kernels_u4,
 };

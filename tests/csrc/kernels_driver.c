@@ -1,7 +1,8 @@
-/* Compares every level that runs here with serial: one code, four codes and panels, at the end of a page behind which
- * nothing may be read. Prints the levels that it compared. For machines on which the Python tests don't run. */
+/* Compares every level that runs here with serial: one code and four codes at the end of a page behind which nothing
+ * may be read, and tiles. Prints the levels that it compared. For machines on which the Python tests don't run. */
 #include "mp/simd.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,7 +30,7 @@ static void fail(const struct mp_kernels *kernels, const char *what, size_t dim)
 
 static void compare_dots(const struct mp_kernels *serial, const struct mp_kernels *kernels, uint8_t *end,
                          const int8_t *query, size_t dim) {
-    const size_t bytes = serial->panel ? dim : (dim + 1) / 2; /* u4 tables have no panel */
+    const size_t bytes = serial->tile ? dim : (dim + 1) / 2; /* u4 tables have no tiles */
     const uint8_t *codes[4];
     int32_t wanted[4], got[4];
     for (size_t c = 0; c < 4; c++)
@@ -37,48 +38,84 @@ static void compare_dots(const struct mp_kernels *serial, const struct mp_kernel
     serial->dot4(codes, query, dim, wanted);
     kernels->dot4(codes, query, dim, got);
     if (memcmp(wanted, got, sizeof wanted) != 0)
-        fail(kernels, serial->panel ? "dot4" : "dot4 of u4", dim);
+        fail(kernels, serial->tile ? "dot4" : "dot4 of u4", dim);
     for (size_t c = 0; c < 4; c++) {
         if (kernels->dot(codes[c], query, dim) != wanted[c])
-            fail(kernels, serial->panel ? "dot" : "dot of u4", dim);
+            fail(kernels, serial->tile ? "dot" : "dot of u4", dim);
     }
 }
 
-static void compare_panels(const struct mp_kernels *kernels, const uint8_t *panel, const int8_t *queries, size_t dim) {
-    static int32_t wanted[MP_PANEL_ITEMS * MP_PANEL_QUERIES], got[MP_PANEL_ITEMS * MP_PANEL_QUERIES];
-    const int8_t *rows[MP_PANEL_QUERIES];
-    for (size_t q = 0; q < MP_PANEL_QUERIES; q++)
-        rows[q] = queries + q * mp_round_up(dim, MP_ALIGN);
-    mp_kernels_serial.panel(panel, rows, dim, wanted);
-    kernels->panel(panel, rows, dim, got);
-    if (memcmp(wanted, got, sizeof wanted) != 0)
-        fail(kernels, "panel", dim);
+/* Products of `n_items` codes with `n_groups` groups, and which of them are near. */
+static void compare_tile(const struct mp_kernels *kernels, const struct mp_tile *tile, const float *norms,
+                         const struct mp_strip_keys *keys) {
+    static int32_t wanted[MP_TILE_ITEMS * MP_STRIP_QUERIES], got[MP_TILE_ITEMS * MP_STRIP_QUERIES];
+    uint64_t wanted_near[MP_TILE_ITEMS], near[MP_TILE_ITEMS];
+    mp_kernels_serial.tile(tile, wanted);
+    kernels->tile(tile, got);
+    for (size_t item = 0; item < tile->n_items; item++) {
+        const size_t at = item * MP_STRIP_QUERIES;
+        if (memcmp(wanted + at, got + at, tile->n_groups * MP_LANES * sizeof *got) != 0)
+            fail(kernels, "tile", tile->dim);
+    }
+    mp_kernels_serial.near(wanted, tile->n_items, tile->n_groups, norms, keys, wanted_near);
+    kernels->near(wanted, tile->n_items, tile->n_groups, norms, keys, near);
+    if (memcmp(wanted_near, near, tile->n_items * sizeof *near) != 0)
+        fail(kernels, "near", tile->dim);
+}
+
+/* Keys of which some are near and some are not, some by a rounding and some not numbers. */
+static void fill_keys(float *norms, struct mp_strip_keys *keys, size_t dim) {
+    static const float odd[] = {0.0f, -0.0f, INFINITY, -INFINITY, NAN};
+    for (size_t i = 0; i < MP_TILE_ITEMS; i++)
+        norms[i] = i < 5 ? odd[i] : next_byte(0) / 3.0f;
+    for (size_t q = 0; q < MP_STRIP_QUERIES; q++) {
+        keys->weights[q] = q == 7 ? NAN : -1.0f / (float)(1 + next_byte(0));
+        keys->constants[q] = q < 5 ? odd[q] : next_byte(0) / 7.0f;
+        keys->worst[q] = q > 58 ? odd[63 - q] : (float)dim * (next_byte(0) - 128.0f) / 16;
+    }
+}
+
+static void compare_tiles(const struct mp_kernels *kernels, size_t dim, int extreme) {
+    const size_t code_bytes = MP_TILE_ITEMS * mp_round_up(dim, MP_ALIGN);
+    const size_t lane_bytes = MP_STRIP_GROUPS * mp_group_bytes(dim);
+    uint8_t *codes = aligned_alloc(MP_ALIGN, code_bytes);
+    int8_t *lanes = aligned_alloc(MP_ALIGN, lane_bytes);
+    float norms[MP_TILE_ITEMS];
+    struct mp_strip_keys keys;
+    for (size_t i = 0; i < code_bytes; i++) /* what is behind a code counts for nothing */
+        codes[i] = next_byte(extreme);
+    for (size_t i = 0; i < lane_bytes; i++) {
+        const size_t at = i % mp_group_bytes(dim), dimension = at / (4 * MP_LANES) * 4 + at % 4;
+        lanes[i] = dimension >= dim ? 0 : (int8_t)(extreme ? (at / 4 % 2 ? 127 : -128) : next_byte(0));
+    }
+    fill_keys(norms, &keys, dim);
+    const size_t counts[] = {1, 7, 16, 47, MP_TILE_ITEMS};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        struct mp_tile tile = {codes, counts[i], lanes, 1 + (dim + i) % MP_STRIP_GROUPS, dim};
+        compare_tile(kernels, &tile, norms, &keys);
+    }
+    free(codes);
+    free(lanes);
 }
 
 static void compare(const struct mp_kernels *kernels, size_t dim, int extreme, size_t page) {
-    const size_t query_bytes = mp_round_up(dim, MP_ALIGN), panel_bytes = mp_round_up(dim, 4) * MP_PANEL_ITEMS;
+    const size_t query_bytes = mp_round_up(dim, MP_ALIGN);
     const size_t room = mp_round_up(4 * dim, page);
     uint8_t *end = page_end(room, page);
-    int8_t *queries = aligned_alloc(MP_ALIGN, MP_PANEL_QUERIES * query_bytes);
-    uint8_t *panel = aligned_alloc(MP_ALIGN, mp_round_up(panel_bytes, MP_ALIGN));
+    int8_t *query = aligned_alloc(MP_ALIGN, query_bytes);
     int8_t *planes = aligned_alloc(MP_ALIGN, 2 * mp_plane_bytes(dim));
-    memset(queries, 0, MP_PANEL_QUERIES * query_bytes);
-    for (size_t q = 0; q < MP_PANEL_QUERIES; q++) {
-        for (size_t i = 0; i < dim; i++)
-            queries[q * query_bytes + i] = (int8_t)(extreme ? (q % 2 ? 127 : -128) : next_byte(0));
-    }
+    memset(query, 0, query_bytes);
+    for (size_t i = 0; i < dim; i++)
+        query[i] = (int8_t)(extreme ? -128 : next_byte(0));
     for (size_t i = 1; i <= 4 * dim; i++)
         end[-(ptrdiff_t)i] = next_byte(extreme);
-    for (size_t i = 0; i < panel_bytes; i++)
-        panel[i] = next_byte(extreme);
-    compare_dots(&mp_kernels_serial, kernels, end, queries, dim);
+    compare_dots(&mp_kernels_serial, kernels, end, query, dim);
     for (size_t i = 0; i < 2 * mp_plane_bytes(dim); i++) /* zero behind each plane */
-        planes[i] = i % mp_plane_bytes(dim) < dim / 2 ? queries[i] : 0;
+        planes[i] = i % mp_plane_bytes(dim) < dim / 2 ? query[i] : 0;
     compare_dots(mp_kernels_serial.u4, kernels->u4, end, planes, dim);
-    compare_panels(kernels, panel, queries, dim);
-    free(panel);
+    compare_tiles(kernels, dim, extreme);
     free(planes);
-    free(queries);
+    free(query);
     munmap(end - room, room + page);
 }
 

@@ -56,6 +56,14 @@ def test_awkward_sizes(
     check(items, metric, rng.standard_normal((n_queries, dim)).astype(np.float32), k, oracle)
 
 
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+@pytest.mark.parametrize("n_queries", [5, 6, 16, 22, 64, 69, 150])
+def test_batches_of_every_shape(n_queries: int, metric: str, oracle: SimpleNamespace) -> None:
+    """Queries one by one, in groups that are full or not, in several strips; items in several blocks and tiles."""
+    items = oracle.make_items(530, 10, seed=n_queries)
+    check(items, metric, oracle.make_items(n_queries, 10, seed=n_queries + 1).vectors, 7, oracle)
+
+
 @pytest.mark.parametrize("k", [1, 100, 5000, 6000])
 def test_large_k(k: int, oracle: SimpleNamespace) -> None:
     """Selection by partition, not by a heap: all k up to n and above."""

@@ -14,7 +14,8 @@ from knn_adapters import _core
 
 DRIVER = Path(__file__).with_name("kernels_driver.c")
 CSRC = Path(__file__).parents[2] / "csrc"
-WARNINGS = ["-O3", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{CSRC / 'include'}"]
+FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-D_GNU_SOURCE", f"-I{CSRC / 'include'}"]
+FLAGS += ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 ARM_FLAGS = {"neondot": "-march=armv8.2-a+dotprod", "neoni8mm": "-march=armv8.2-a+dotprod+i8mm"}
 
 # The EVEX form of the instruction computes the same; with it the kernels run on machines with AVX-512 VNNI.
@@ -42,10 +43,10 @@ def arm_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for source in sorted((CSRC / "kernels").glob(f"{level}*.c")):
             objects.append(folder / f"{source.stem}.o")
             flags = ARM_FLAGS.get(level, "-march=armv8-a")
-            run("aarch64-linux-gnu-gcc", *WARNINGS, flags, "-DMP_ARM64", "-c", source, "-o", objects[-1])
+            run("aarch64-linux-gnu-gcc", *FLAGS, flags, "-DMP_ARM64", "-c", source, "-o", objects[-1])
     program = folder / "driver"
     run(
-        "aarch64-linux-gnu-gcc", *WARNINGS, "-DMP_ARM64", "-static", DRIVER, CSRC / "simd.c", *objects, "-o", program
+        "aarch64-linux-gnu-gcc", *FLAGS, "-DMP_ARM64", "-static", DRIVER, CSRC / "simd.c", *objects, "-o", program
     )  # fmt: skip
     return program
 
@@ -63,22 +64,31 @@ def test_arm_levels_equal_serial(arm_driver: Path, cpu: str, levels: list[str]) 
     assert run("qemu-aarch64", "-cpu", cpu, arm_driver).split() == levels
 
 
-def test_avxvnni_equals_serial(tmp_path: Path) -> None:
-    if "avx512vnni" not in _core.simd_levels():
-        pytest.skip("needs a machine with AVX-512 VNNI, whose instructions stand in")
-    need("gcc")
-    (tmp_path / "evex.h").write_text(AS_EVEX)
-    flags = [*WARNINGS, "-DMP_X86", "-DMP_AVXVNNI", "-DMP_DRIVER_LEVEL=mp_kernels_avxvnni"]
+def driver(folder: Path, level: str, sources: dict[str, list[str | Path]]) -> Path:
+    """Build the driver for one level, whatever this machine is, from kernels with their flags."""
+    flags = [*FLAGS, "-DMP_X86", "-DMP_AVXVNNI", f"-DMP_DRIVER_LEVEL=mp_kernels_{level}"]
     objects = []
-    for level in ("serial", "avxvnni"):
-        for source in sorted((CSRC / "kernels").glob(f"{level}*.c")):
-            objects.append(tmp_path / f"{source.stem}.o")
-            wide = (
-                ["-mavx2", "-mavx512vl", "-mavx512vnni", "-include", tmp_path / "evex.h"] if level != "serial" else []
-            )
-            run("gcc", *flags, *wide, "-c", source, "-o", objects[-1])
-    run("gcc", *flags, DRIVER, *objects, "-o", tmp_path / "driver")
-    assert run(tmp_path / "driver").split() == ["avxvnni"]
+    for pattern, own in sources.items():
+        for source in sorted((CSRC / "kernels").glob(pattern)):
+            objects.append(folder / f"{source.stem}.o")
+            run("gcc", *flags, *own, "-c", source, "-o", objects[-1])
+    program = folder / "driver"
+    run("gcc", *flags, DRIVER, *objects, "-o", program)
+    return program
+
+
+def need_avx512vnni() -> None:
+    if "avx512vnni" not in _core.simd_levels():
+        pytest.skip("needs a machine with AVX-512 VNNI")
+    need("gcc")
+
+
+def test_avxvnni_equals_serial(tmp_path: Path) -> None:
+    need_avx512vnni()  # its instructions stand in
+    (tmp_path / "evex.h").write_text(AS_EVEX)
+    evex = ["-mavx2", "-mavx512vl", "-mavx512vnni", "-include", tmp_path / "evex.h"]
+    program = driver(tmp_path, "avxvnni", {"serial.c": [], "avx2*.c": ["-mavx2"], "avxvnni*.c": evex})
+    assert run(program).split() == ["avxvnni"]
 
 
 def test_avxvnni_is_vex_encoded(tmp_path: Path) -> None:
@@ -88,7 +98,7 @@ def test_avxvnni_is_vex_encoded(tmp_path: Path) -> None:
     need("gcc", "objdump")
     for source in sorted((CSRC / "kernels").glob("avxvnni*.c")):
         compiled = tmp_path / f"{source.stem}.o"
-        run("gcc", *WARNINGS, "-DMP_X86", "-DMP_AVXVNNI", "-mavx2", "-mavxvnni", "-c", source, "-o", compiled)
+        run("gcc", *FLAGS, "-DMP_X86", "-DMP_AVXVNNI", "-mavx2", "-mavxvnni", "-c", source, "-o", compiled)
         listing = run("objdump", "--disassemble", compiled)
         products = re.findall(r"^\s*[0-9a-f]+:\t((?:[0-9a-f]{2} )+)[ \t].*vpdpbusd", listing, re.MULTILINE)
         assert len(products) >= 8

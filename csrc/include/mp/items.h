@@ -41,7 +41,7 @@ struct mp_items {
     size_t bits; /* 8, or 4: two dimensions a byte */
     enum mp_metric metric;
     const struct mp_kernels *kernels;      /* for these codes */
-    const struct mp_kernels *byte_kernels; /* for bytes: panels, planes, residuals */
+    const struct mp_kernels *byte_kernels; /* for bytes: tiles, planes, residuals */
     struct mp_residuals residuals;
 };
 

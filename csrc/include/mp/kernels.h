@@ -24,11 +24,16 @@
 #define MP_ALIGN 64
 #define MP_MAX_DIM 65536
 
-/* A panel holds the codes of MP_PANEL_ITEMS items for the batch kernel, four dimensions of each item side by side:
- * panel[(g * MP_PANEL_ITEMS + item) * 4 + j] = code[item][4 * g + j], dimensions padded with zeros to a multiple of 4.
- */
-#define MP_PANEL_ITEMS 32
-#define MP_PANEL_QUERIES 8
+/* The batch kernel multiplies a tile of codes with a strip of queries. A lane is a query: MP_LANES queries make a
+ * group, in which four dimensions of each lie side by side, lanes[i * MP_LANES + 4 * lane + j] = query[lane][i + j] i =
+ * 0, 4, 8, ..; j in 0..3 so that four bytes of a code, broadcast, meet all of them and nothing is to be added up across
+ * lanes. A group takes mp_group_bytes(dim), zeros behind dim; up to MP_STRIP_GROUPS groups one behind the other are a
+ * strip. The codes are copies in rows of mp_round_up(dim, MP_ALIGN) bytes, which may be read up to there. Both are
+ * MP_ALIGN aligned. */
+#define MP_LANES 16
+#define MP_STRIP_GROUPS 4
+#define MP_STRIP_QUERIES (MP_STRIP_GROUPS * MP_LANES)
+#define MP_TILE_ITEMS 48 /* a multiple of the codes that any level takes at once */
 
 /* Kernels above the base ABI lie in a section of their own, so that a look at the module's other sections proves that
  * nothing else needs more than the base ABI. */
@@ -40,15 +45,37 @@
 
 typedef int32_t (*mp_dot_fn)(const uint8_t *code, const int8_t *query, size_t dim);
 typedef void (*mp_dot4_fn)(const uint8_t *const codes[4], const int8_t *query, size_t dim, int32_t dots[4]);
-/* All products of one panel with MP_PANEL_QUERIES queries: dots[q * MP_PANEL_ITEMS + item]. */
-typedef void (*mp_panel_u8s8_fn)(const uint8_t *panel, const int8_t *const queries[MP_PANEL_QUERIES], size_t dim,
-                                 int32_t *dots);
+
+struct mp_tile {
+    const uint8_t *codes;
+    size_t n_items; /* 1..MP_TILE_ITEMS */
+    const int8_t *lanes;
+    size_t n_groups; /* 1..MP_STRIP_GROUPS */
+    size_t dim;
+};
+
+/* dots[item * MP_STRIP_QUERIES + query] for all items and the queries of all groups. `dots` has room
+ * for MP_TILE_ITEMS rows; what is not asked for may hold anything afterwards. */
+typedef void (*mp_tile_u8s8_fn)(const struct mp_tile *tile, int32_t *dots);
+
+/* How each query of a strip makes keys (scan.h) of products, and the largest key that it has a use for. */
+struct mp_strip_keys {
+    float weights[MP_STRIP_QUERIES];
+    float constants[MP_STRIP_QUERIES];
+    float worst[MP_STRIP_QUERIES];
+};
+
+/* near[item], bit q: whether norms[item] + (constants[q] + weights[q] * dot) <= worst[q], each step rounded to float;
+ * not if a NaN comes in. Bits behind the last group are 0. */
+typedef void (*mp_near_fn)(const int32_t *dots, size_t n_items, size_t n_groups, const float *norms,
+                           const struct mp_strip_keys *keys, uint64_t near[MP_TILE_ITEMS]);
 
 struct mp_kernels {
     const char *level;
     mp_dot_fn dot;
     mp_dot4_fn dot4;
-    mp_panel_u8s8_fn panel;      /* NULL in tables of u4 kernels: panels hold bytes */
+    mp_tile_u8s8_fn tile; /* this and `near` are NULL in tables of u4 kernels: strips meet bytes */
+    mp_near_fn near;
     const struct mp_kernels *u4; /* those of this level; NULL in themselves */
 };
 
@@ -66,6 +93,10 @@ extern const struct mp_kernels mp_kernels_neoni8mm;
 
 static inline size_t mp_round_up(size_t value, size_t multiple) {
     return (value + multiple - 1) / multiple * multiple;
+}
+
+static inline size_t mp_group_bytes(size_t dim) {
+    return mp_round_up(dim, MP_ALIGN) * MP_LANES;
 }
 
 static inline size_t mp_plane_bytes(size_t dim) {

@@ -32,6 +32,18 @@ struct mp_scan_target {
     struct mp_scan_gate *gate; /* NULL: everything that is near enough is pushed */
 };
 
+/* Whether the item of this id may be pushed; then `id` becomes its name. */
+bool mp_scan_pass(struct mp_scan_gate *gate, uint32_t *id);
+
+static inline float mp_scan_key(const struct mp_scan_target *target, float norm, int32_t dot) {
+    return norm + (target->constant + target->weight * (float)dot);
+}
+
+static inline void mp_scan_push(const struct mp_scan_target *target, float key, uint32_t id) {
+    if (key <= target->topk->worst_key && (!target->gate || mp_scan_pass(target->gate, &id)))
+        mp_topk_push(target->topk, mp_rank(key, id));
+}
+
 #define MP_GATHERED 128 /* codes that are brought together at a time */
 
 /* Queries that are searched together, in the memory of a scratch. */
@@ -39,8 +51,8 @@ struct mp_scan_batch {
     struct mp_query *queries;
     struct mp_topk *topks;
     struct mp_scan_target *targets; /* set for keys of items.h, without gates */
-    uint8_t *panel;
-    uint8_t *gathered; /* room for MP_GATHERED codes */
+    int8_t *strips;                 /* mp_strips_bytes(), MP_ALIGN aligned */
+    uint8_t *gathered;              /* room for MP_GATHERED codes */
 };
 
 /* Folds n vectors and makes them ready to keep the `keep` nearest each. False if there is no memory. */
@@ -50,15 +62,23 @@ bool mp_scan_begin(const struct mp_items *items, const float *vectors, size_t n,
 /* Pushes all of `items` under the ids first_id, first_id + 1, ... */
 void mp_scan(const struct mp_items *items, uint32_t first_id, const struct mp_scan_target *target);
 
-/* The same for many targets; where they are enough, each code is read once. `panel` is that of their batch. */
+/* Queries from which interleaving them pays. */
+#define MP_MIN_STRIP_QUERIES 6
+
+/* Working memory for so many targets: their interleaved queries and a block of codes. */
+size_t mp_strips_bytes(const struct mp_items *items, size_t n_targets);
+
+/* Interleaves the queries of targets; whatever is scored for these targets in this order then takes `strips`. */
+void mp_fill_strips(const struct mp_items *items, const struct mp_scan_target *targets, size_t n_targets,
+                    int8_t *strips);
+
+/* mp_scan() for many targets; each code is read from memory once. */
 void mp_scan_many(const struct mp_items *items, uint32_t first_id, const struct mp_scan_target *targets,
-                  size_t n_targets, uint8_t *panel);
+                  size_t n_targets, int8_t *strips);
 
-/* Queries from which interleaving codes into panels pays. */
-#define MP_MIN_PANEL_QUERIES 12
-
-/* mp_scan_many() for those of the items that pass `filter`. The filter judges `ids`, or without them the ids that are
- * pushed. Blocks in which nothing passes are not read. False if the filter gives up. */
+/* mp_scan_many() for those of the items that pass `filter`; the strips of `batch` are filled. The filter judges `ids`,
+ * or without them the ids that are pushed. Blocks in which nothing passes are not read. False if the filter gives up.
+ */
 bool mp_scan_filtered(const struct mp_items *items, uint32_t first_id, const struct mp_filter *filter,
                       const int64_t *ids, struct mp_scan_target *targets, size_t n_targets,
                       const struct mp_scan_batch *batch);
