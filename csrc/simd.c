@@ -5,6 +5,13 @@
 
 #if defined(MP_X86)
 #include <cpuid.h>
+#if defined(MP_AMX)
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define ARCH_REQ_XCOMP_PERM 0x1023
+#define XFEATURE_XTILEDATA 18
+#endif
 
 /* A CPU may have registers that the operating system does not save on a context switch; XCR0 tells which it does. */
 static unsigned long long saved_state(void) {
@@ -43,6 +50,18 @@ static bool has_avx512vnni(void) {
     const unsigned wanted = bit_AVX512F | bit_AVX512BW | bit_AVX512VL;
     return (b & wanted) == wanted && (c & bit_AVX512VNNI) && has_state(0xE6); /* XMM, YMM, opmask, ZMM low and high */
 }
+
+#if defined(MP_AMX)
+/* Linux gives a process tile registers when it asks for them; all threads have them then, and asking again is free. */
+static bool has_amx(void) {
+    unsigned a, b, c, d;
+    if (!has_avx512vnni() || !__get_cpuid_count(7, 0, &a, &b, &c, &d))
+        return false;
+    const unsigned wanted = 1u << 24 | 1u << 25;           /* AMX-TILE, AMX-INT8 */
+    return (d & wanted) == wanted && has_state(0x600E6) && /* and TILECFG, TILEDATA */
+           syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+}
+#endif
 #elif defined(MP_ARM64) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -68,6 +87,10 @@ size_t mp_simd_available(const struct mp_kernels *levels[MP_MAX_LEVELS]) {
 #endif
     if (has_avx512vnni())
         levels[count++] = &mp_kernels_avx512vnni;
+#if defined(MP_AMX)
+    if (has_amx())
+        levels[count++] = &mp_kernels_amx;
+#endif
 #elif defined(MP_ARM64) && defined(__linux__)
     if (has_neondot())
         levels[count++] = &mp_kernels_neondot;

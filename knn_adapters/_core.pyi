@@ -31,7 +31,7 @@ def simd_level() -> str:
 def simd_levels() -> list[str]:
     """Return every level that this machine runs, slowest first.
 
-    ``"serial"``; on x86 ``"avx2"``, ``"avxvnni"``, ``"avx512vnni"``; on ARM ``"neondot"``, ``"neoni8mm"``.
+    ``"serial"``; on x86 ``"avx2"``, ``"avxvnni"``, ``"avx512vnni"``, ``"amx"``; on ARM ``"neondot"``, ``"neoni8mm"``.
     """
 
 def dot_u8s8(codes: npt.NDArray[np.uint8], query: npt.NDArray[np.int8], level: str = ...) -> npt.NDArray[np.int32]:

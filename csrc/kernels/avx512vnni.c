@@ -10,7 +10,7 @@ static inline __mmask64 tail_mask_(size_t bytes) {
 }
 
 MP_KERNEL(avx512vnni)
-static int32_t mp_dot_u8s8_avx512vnni(const uint8_t *code, const int8_t *query, size_t dim) {
+int32_t mp_dot_u8s8_avx512vnni(const uint8_t *code, const int8_t *query, size_t dim) {
     /* Two chains: one alone would wait for the latency of each vpdpbusd. */
     __m512i even_i32x16 = _mm512_setzero_si512();
     __m512i odd_i32x16 = _mm512_setzero_si512();
@@ -44,7 +44,7 @@ static inline __m128i reduce4_(__m512i a, __m512i b, __m512i c, __m512i d) {
 }
 
 MP_KERNEL(avx512vnni)
-static void mp_dot4_u8s8_avx512vnni(const uint8_t *const codes[4], const int8_t *query, size_t dim, int32_t dots[4]) {
+void mp_dot4_u8s8_avx512vnni(const uint8_t *const codes[4], const int8_t *query, size_t dim, int32_t dots[4]) {
     const uint8_t *code0 = codes[0], *code1 = codes[1], *code2 = codes[2], *code3 = codes[3];
     __m512i sum0_i32x16 = _mm512_setzero_si512(), sum1_i32x16 = sum0_i32x16;
     __m512i sum2_i32x16 = sum0_i32x16, sum3_i32x16 = sum0_i32x16;
@@ -126,8 +126,8 @@ static void mp_tile_u8s8_avx512vnni(const struct mp_tile *tile, int32_t *dots) {
 }
 
 MP_KERNEL(avx512vnni)
-static void mp_near_avx512vnni(const int32_t *dots, size_t n_items, size_t n_groups, const float *norms,
-                               const struct mp_strip_keys *keys, uint64_t near[MP_TILE_ITEMS]) {
+void mp_near_avx512vnni(const int32_t *dots, size_t n_items, size_t n_groups, const float *norms,
+                        const struct mp_strip_keys *keys, uint64_t near[MP_TILE_ITEMS]) {
     for (size_t item = 0; item < n_items; item++) {
         const __m512 norm_f32x16 = _mm512_set1_ps(norms[item]);
         uint64_t bits = 0;

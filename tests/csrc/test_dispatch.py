@@ -13,7 +13,7 @@ import pytest
 
 from knn_adapters import _core
 
-LEVELS = ("serial", "avx2", "avxvnni", "avx512vnni", "neondot", "neoni8mm")
+LEVELS = ("serial", "avx2", "avxvnni", "avx512vnni", "amx", "neondot", "neoni8mm")
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -60,12 +60,13 @@ def test_features_are_those_that_linux_reports() -> None:
     assert ("avxvnni" in _core.simd_levels()) == ("avx_vnni" in flags)
     needed = {"avx512f", "avx512bw", "avx512vl", "avx512_vnni"}
     assert ("avx512vnni" in _core.simd_levels()) == (needed <= flags)
+    assert ("amx" in _core.simd_levels()) == (needed | {"amx_tile", "amx_int8"} <= flags)
 
 
-# Everything VEX or EVEX encoded begins with v (base x86-64 has only verr and verw there); then what SSE3, SSSE3, SSE4
-# and the bit manipulation sets add. tzcnt is missing on purpose: it is how objdump shows the base ABI's `rep bsf`.
+# Everything VEX or EVEX encoded begins with v (base x86-64 has only verr and verw there); AMX; then what SSE3, SSSE3,
+# SSE4 and the bit manipulation sets add. tzcnt is missing on purpose: it is how objdump shows the base ABI's `rep bsf`.
 ABOVE_BASE = re.compile(
-    r"\s(v(?!err|erw)[a-z0-9]+|%[yz]mm\d+|%k[0-7]|p?haddp?[a-z]*|pshufb|pmaddubsw|pabs[bwd]|palignr|pmul(?:ld|dq|hrsw)"
+    r"\s(v(?!err|erw)[a-z0-9]+|ldtilecfg|tile\w+|tdp\w+|%[tyz]mm\d+|%k[0-7]|p?haddp?[a-z]*|pshufb|pmaddubsw|pabs[bwd]|palignr|pmul(?:ld|dq|hrsw)"
     r"|ptest|round[sp][sd]|pmov[sz]x\w+|pinsr[bdq]|pextr[bdq]|p(?:min|max)(?:sb|sd|uw|ud)|pblend\w+|blendv?p[sd]"
     r"|pcmpeqq|pcmpgtq|crc32\w*|popcnt\w*|lzcnt\w*|andn|bextr|bls\w+|mulx|pdep|pext|rorx|sarx|shlx|shrx|movbe\w*)\b"
 )
@@ -92,7 +93,8 @@ def test_only_kernels_need_more_than_the_base_abi() -> None:
         pytest.skip("no kernel above the base ABI runs here")
     code = sections(_core.__file__)
     kernels = {name: lines for name, lines in code.items() if name.startswith("mp_text_")}
-    assert set(kernels) - {"mp_text_avxvnni"} == {"mp_text_avx2", "mp_text_avx512vnni"}  # old compilers lack avxvnni
+    late = {"mp_text_avxvnni", "mp_text_amx"}  # old compilers lack them
+    assert set(kernels) - late == {"mp_text_avx2", "mp_text_avx512vnni"}
     for name, lines in kernels.items():  # the pattern does see such instructions
         assert any(ABOVE_BASE.search(f" {line}") for line in lines), name
     for name in kernels.keys() - {"mp_text_avx512vnni"}:

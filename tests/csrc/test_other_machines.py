@@ -66,7 +66,7 @@ def test_arm_levels_equal_serial(arm_driver: Path, cpu: str, levels: list[str]) 
 
 def driver(folder: Path, level: str, sources: dict[str, list[str | Path]]) -> Path:
     """Build the driver for one level, whatever this machine is, from kernels with their flags."""
-    flags = [*FLAGS, "-DMP_X86", "-DMP_AVXVNNI", f"-DMP_DRIVER_LEVEL=mp_kernels_{level}"]
+    flags = [*FLAGS, "-DMP_X86", "-DMP_AVXVNNI", "-DMP_AMX", f"-DMP_DRIVER_LEVEL=mp_kernels_{level}"]
     objects = []
     for pattern, own in sources.items():
         for source in sorted((CSRC / "kernels").glob(pattern)):
@@ -89,6 +89,30 @@ def test_avxvnni_equals_serial(tmp_path: Path) -> None:
     evex = ["-mavx2", "-mavx512vl", "-mavx512vnni", "-include", tmp_path / "evex.h"]
     program = driver(tmp_path, "avxvnni", {"serial.c": [], "avx2*.c": ["-mavx2"], "avxvnni*.c": evex})
     assert run(program).split() == ["avxvnni"]
+
+
+def test_amx_equals_serial(tmp_path: Path) -> None:
+    need_avx512vnni()  # for what the level takes from there
+    avx512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni"]
+    emulated = ["-include", DRIVER.with_name("amx_emulation.h")]
+    program = driver(tmp_path, "amx", {"serial.c": [], "avx512vnni*.c": avx512, "amx.c": emulated})
+    assert run(program).split() == ["amx"]
+
+
+def test_amx_is_compiled_to_tile_instructions(tmp_path: Path) -> None:
+    """The emulation shows what is computed; this, that the real instructions are there and in the kernel's section."""
+    if platform.machine().lower() not in {"x86_64", "amd64"}:
+        pytest.skip("needs an x86 compiler")
+    need("gcc", "objdump")
+    compiled = tmp_path / "amx.o"
+    flags = [*FLAGS, "-DMP_X86", "-DMP_AMX", "-mamx-tile", "-mamx-int8"]
+    run("gcc", *flags, "-c", CSRC / "kernels" / "amx.c", "-o", compiled)
+    listing = run("objdump", "--disassemble", "--no-show-raw-insn", "--section=mp_text_amx", compiled)
+    found = re.findall(r"\b(ldtilecfg|tileloadd|tdpbusd|tilestored|tilerelease)\b", listing)
+    assert set(found) == {"ldtilecfg", "tileloadd", "tdpbusd", "tilestored", "tilerelease"}
+    assert found.index("ldtilecfg") < found.index("tileloadd")
+    assert set(re.findall(r"%tmm(\d)", listing)) == set("012345")
+    assert not re.search(r"%[yz]mm|%k[1-7]", listing)
 
 
 def test_avxvnni_is_vex_encoded(tmp_path: Path) -> None:

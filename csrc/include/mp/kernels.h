@@ -86,6 +86,9 @@ extern const struct mp_kernels mp_kernels_avx2, mp_kernels_avx2_u4;
 extern const struct mp_kernels mp_kernels_avxvnni, mp_kernels_avxvnni_u4;
 #endif
 extern const struct mp_kernels mp_kernels_avx512vnni, mp_kernels_avx512vnni_u4;
+#if defined(MP_AMX)
+extern const struct mp_kernels mp_kernels_amx;
+#endif
 #elif defined(MP_ARM64)
 extern const struct mp_kernels mp_kernels_neondot, mp_kernels_neondot_u4;
 extern const struct mp_kernels mp_kernels_neoni8mm;
