@@ -75,15 +75,17 @@ static void fill_keys(float *norms, struct mp_strip_keys *keys, size_t dim) {
     }
 }
 
-static void compare_tiles(const struct mp_kernels *kernels, size_t dim, int extreme) {
-    const size_t code_bytes = MP_TILE_ITEMS * mp_round_up(dim, MP_ALIGN);
+/* The last code of a tile is the last before a page that may not be read. */
+static void compare_tiles(const struct mp_kernels *kernels, size_t dim, int extreme, size_t page) {
+    const size_t row_bytes = mp_round_up(dim, MP_ALIGN), code_bytes = MP_TILE_ITEMS * row_bytes;
     const size_t lane_bytes = MP_STRIP_GROUPS * mp_group_bytes(dim);
-    uint8_t *codes = aligned_alloc(MP_ALIGN, code_bytes);
+    const size_t room = mp_round_up(code_bytes, page);
+    uint8_t *end = page_end(room, page);
     int8_t *lanes = aligned_alloc(MP_ALIGN, lane_bytes);
     float norms[MP_TILE_ITEMS];
     struct mp_strip_keys keys;
     for (size_t i = 0; i < code_bytes; i++) /* what is behind a code counts for nothing */
-        codes[i] = next_byte(extreme);
+        end[-(ptrdiff_t)i - 1] = next_byte(extreme);
     for (size_t i = 0; i < lane_bytes; i++) {
         const size_t at = i % mp_group_bytes(dim), dimension = at / (4 * MP_LANES) * 4 + at % 4;
         lanes[i] = dimension >= dim ? 0 : (int8_t)(extreme ? (at / 4 % 2 ? 127 : -128) : next_byte(0));
@@ -91,11 +93,12 @@ static void compare_tiles(const struct mp_kernels *kernels, size_t dim, int extr
     fill_keys(norms, &keys, dim);
     const size_t counts[] = {1, 7, 16, 47, MP_TILE_ITEMS};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        const uint8_t *codes = end - counts[i] * row_bytes;
         struct mp_tile tile = {codes, counts[i], lanes, 1 + (dim + i) % MP_STRIP_GROUPS, dim};
         compare_tile(kernels, &tile, norms, &keys);
     }
-    free(codes);
     free(lanes);
+    munmap(end - room, room + page);
 }
 
 static void compare(const struct mp_kernels *kernels, size_t dim, int extreme, size_t page) {
@@ -113,7 +116,7 @@ static void compare(const struct mp_kernels *kernels, size_t dim, int extreme, s
     for (size_t i = 0; i < 2 * mp_plane_bytes(dim); i++) /* zero behind each plane */
         planes[i] = i % mp_plane_bytes(dim) < dim / 2 ? query[i] : 0;
     compare_dots(mp_kernels_serial.u4, kernels->u4, end, planes, dim);
-    compare_tiles(kernels, dim, extreme);
+    compare_tiles(kernels, dim, extreme, page);
     free(planes);
     free(query);
     munmap(end - room, room + page);
