@@ -26,15 +26,17 @@ _Call = Callable[[], object]
 
 
 class _Recorder:
-    """Stands before a compiled searcher and keeps the arguments that it is called with."""
+    """Stands before a compiled searcher, or its method, and keeps the arguments that it is called with."""
 
     def __init__(self, searcher: Any) -> None:
-        self._searcher = searcher
+        self._search = getattr(searcher, "search", searcher)
         self.calls: list[_Call] = []
 
     def search(self, *arguments: Any, **options: Any) -> Any:
-        self.calls.append(lambda: self._searcher.search(*arguments, **options))
-        return self._searcher.search(*arguments, **options)
+        self.calls.append(lambda: self._search(*arguments, **options))
+        return self._search(*arguments, **options)
+
+    __call__ = search
 
 
 def overhead_rows(data: Data, k: int, rounds: int) -> list[Row]:
@@ -110,7 +112,9 @@ def _coarse_search(engine: Engine) -> Callable[[Any], float]:
 
 
 def _searcher_place(index: Any) -> tuple[Any, str]:
-    """Return the object that holds the compiled searcher of a wrapped index, and the name of the attribute."""
+    """Return what holds the compiled searcher of a wrapped index, or its method, and the name of the attribute."""
+    if hasattr(index, "_elements"):
+        return index._elements.rows, "search"
     lists = getattr(index, "_lists", None)
     return (index if lists is None else lists), "_searcher"
 
