@@ -6,12 +6,17 @@
  * insertion looks at the first alone.
  *
  * Distances of a new vector to stored codes use its 8-bit query, as searches do. The heuristic that picks links needs
- * distances between stored codes. With h = 128 or, for 4 bits, 8, m = o + h s (the middle of the range), u_x = s (c_x -
- * h): l2   |x^ - y^|^2 = self_x + self_y - 2 <u_x, u_y>      self_x = |u_x|^2 ip   -<x^, y^>   = self_x + self_y -
- * <u_x, u_y>      self_x = -<m, u_x> - |m|^2 / 2 <u_x, u_y> ~ f max(s)^2 (dot(c_x, v_y) - h sum(v_y)),  v_yi =
- * round(w_i (c_yi - h) / (256 f)), int8 w_i = round(256 s_i^2 / max(s)^2),  f = 1 or, for 4 bits, 1/16 exact for one
- * step in all dimensions. v_y is a few instructions per 8 dimensions of y's code, where folding the decoded vector
- * would take 0.9 us; self is computed once, on insertion.
+ * distances between stored codes. With h = 128 (8 bits) or 8 (4 bits), m = o + h s (the middle of the range),
+ * u_x = s (c_x - h), f = 1 (8 bits) or 1/16 (4 bits):
+ *
+ *   l2   |x^ - y^|^2 = self_x + self_y - 2 <u_x, u_y>      self_x = |u_x|^2
+ *   ip   -<x^, y^>   = self_x + self_y -   <u_x, u_y>      self_x = -<m, u_x> - |m|^2 / 2
+ *
+ *   <u_x, u_y> ~ f max(s)^2 (dot(c_x, v_y) - h sum(v_y))
+ *   v_yi = round(w_i (c_yi - h) / (256 f)), int8           w_i = round(256 s_i^2 / max(s)^2)
+ *
+ * exact for one step in all dimensions. v_y is a few instructions per 8 dimensions of y's code, where folding the
+ * decoded vector would take 0.9 us; self is computed once, on insertion. Cosine is ip of vectors of length 1.
  *
  * Level of a node: floor(-ln(U) / ln(max_links)), U a hash of seed and id, but for nodes that mp_hnsw_fill() brought.
  * So levels depend on neither threads nor order, and the space for links of upper levels is known in advance: it never
