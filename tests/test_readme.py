@@ -58,3 +58,12 @@ def test_an_index_is_wrapped_as_shown():
     exec(code_block("knn_adapters.wrap(index)"), names)  # noqa: S102  # our own README
     assert names["labels"].shape == (5, 10)
     assert knn_adapters.stats(names["index"]).n_vectors == 300
+
+
+def test_the_stand_in_for_hnswlib_is_used_as_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    vectors = np.random.default_rng(0).normal(size=(300, 384)).astype(np.float32)
+    exec(code_block("from knn_adapters import hnswlib"), {"vectors": vectors, "knn_adapters": knn_adapters})  # noqa: S102
+    plain = pytest.importorskip("hnswlib").Index(space="cosine", dim=384)
+    plain.load_index("plain.bin")
+    assert plain.get_current_count() == 300
