@@ -69,17 +69,17 @@ def run_table(
 ) -> None:
     """Measure the groups on ``searched``; each is added to ``results``, and written, when it is finished."""
     from mp_bench import report
-    from mp_bench.curves import exact
+    from mp_bench.curves import Truth
     from mp_bench.session import run_group
 
     title = f"{searched.label}: {len(searched.base)} x {searched.base.shape[1]}, {searched.metric}, k = {given.k}"
     print(f"\n## {title}, {given.threads} thread(s)")
-    true = exact(searched.base, searched.queries, given.k, searched.metric)
+    truth = Truth.of(searched.base, searched.queries, given.k, searched.metric)
     result: dict[str, Any] = {"data": title, "rows": [], "engines": {}, "skipped": []}
     results.append(result)
     subjects: dict[str, Any] = {}
     for group in given.groups:
-        outcome = run_group(group, searched, true, given, shelf)
+        outcome = run_group(group, searched, truth, given, shelf)
         subjects |= outcome.subjects
         result["rows"] += report.rows_data(outcome.rows)
         result["engines"] |= report.subjects_data(outcome.subjects)

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 import run
-from mp_bench.curves import Point, exact, median_speed, ratio, recall_of, speed_at
+from mp_bench.curves import Point, Truth, exact, median_speed, ratio, speed_at
 from mp_bench.data import Data, first, load, mixed, with_dim
 from mp_bench.engines import Engine, FaissIndex, Hnswlib
 from mp_bench.keeping import Shelf
@@ -24,10 +24,19 @@ CURVE = [Point(10, 0.90, 4000.0), Point(20, 0.96, 1000.0), Point(40, 0.99, 500.0
 
 
 def test_recall_counts_true_ids_wherever_they_stand():
-    true = np.array([[1, 2, 3, 4], [5, 6, 7, 8]])
-    found = np.array([[4, 3, 2, 9], [-1, -1, 5, -1]])
-    assert recall_of(found, true) == 4 / 8
-    assert recall_of(true[:, ::-1], true) == 1.0
+    base = np.arange(10, dtype=np.float32)[:, None]
+    truth = Truth.of(base, np.array([[2.4], [6.4]], np.float32), 4, "l2")
+    np.testing.assert_array_equal(np.sort(truth.ids), [[1, 2, 3, 4], [5, 6, 7, 8]])
+    assert truth.recall(np.array([[4, 3, 2, 9], [-1, -1, 5, -1]])) == 4 / 8
+    assert truth.recall(truth.ids[:, ::-1]) == 1.0
+
+
+@pytest.mark.parametrize("metric", ["ip", "l2"])
+def test_of_equal_vectors_each_is_right(metric):
+    base = np.repeat(np.eye(3, dtype=np.float32), 4, axis=0)
+    truth = Truth.of(base, np.array([[1.0, 0.5, 0.0]], np.float32), 6, metric)
+    assert truth.recall(np.array([[3, 2, 1, 0, 4, 7]])) == truth.recall(np.array([[0, 1, 2, 3, 6, 5]])) == 1.0
+    assert truth.recall(np.array([[0, 1, 2, 3, 4, 11]])) == 5 / 6
 
 
 @pytest.mark.parametrize("metric", ["ip", "l2"])
@@ -141,8 +150,8 @@ def shelf_in(folder):
 @pytest.mark.parametrize("k", [10, 100])
 def test_a_tiny_run(tmp_path, clusters, k):
     given = options(peers=["hnswlib", "FAISS Flat", "annoy", "ivf256"], k=k)
-    true = exact(clusters.base, clusters.queries, k, "ip")
-    outcomes = [run_group(group, clusters, true, given, shelf_in(None)) for group in GROUPS]
+    truth = Truth.of(clusters.base, clusters.queries, k, "ip")
+    outcomes = [run_group(group, clusters, truth, given, shelf_in(None)) for group in GROUPS]
     subjects = {name: subject for outcome in outcomes for name, subject in outcome.subjects.items()}
     assert [outcome.skipped for outcome in outcomes] == [[]] * len(GROUPS)
     assert {
@@ -166,12 +175,12 @@ def test_a_tiny_run(tmp_path, clusters, k):
 @pytest.mark.parametrize("metric", ["ip", "l2"])
 def test_recall_ceilings(clusters, metric):
     data = Data("clusters", clusters.base, clusters.queries, metric)
-    outcome = run_group("ceiling", data, exact(data.base, data.queries, 10, metric), options(), shelf_in(None))
+    outcome = run_group("ceiling", data, Truth.of(data.base, data.queries, 10, metric), options(), shelf_in(None))
     eight, with_residuals, four = (row.our_value for row in outcome.rows)
     assert 0.9 < eight <= with_residuals
     assert with_residuals > 0.99
     assert four > 0.9
-    assert all(row.peer_value > 0.999 and row.what == "recall@10" for row in outcome.rows)
+    assert all(row.peer_value == 1 and row.what == "recall@10" for row in outcome.rows)
 
 
 def test_overhead_is_what_is_added_to_the_core(clusters):
@@ -246,7 +255,8 @@ class _Scripted(Engine):
 )
 def test_the_sweep_ends_where_more_effort_is_not_worth_timing(found, kept):
     measured = Subject(_Scripted(found), 0.0, 0.0)
-    sweep(measured, np.zeros((1, 2), np.float32), np.arange(10)[np.newaxis])
+    base, queries = np.arange(10, dtype=np.float32)[:, np.newaxis], np.zeros((1, 1), np.float32)
+    sweep(measured, queries, Truth.of(base, queries, 10, "l2"))
     assert list(measured.recalls) == kept
 
 

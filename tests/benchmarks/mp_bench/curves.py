@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Point", "exact", "median_speed", "ratio", "recall_of", "speed_at"]
+__all__ = ["Point", "Truth", "exact", "median_speed", "ratio", "speed_at"]
 
 _VALUES_AT_ONCE = 20_000_000  # similarities that are held at once
+_ROUNDING = 1e-6  # of float32, in which the exact search decides
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,6 @@ class Point:
     effort: int
     recall: float
     speed: float
-
-
-def recall_of(found: npt.NDArray[np.int64], true: npt.NDArray[np.int64]) -> float:
-    """Return the share of ``true`` ids ``(q, k)`` that is among ``found`` ``(q, k)``; ids below 0 match nothing."""
-    return float((found[:, :, None] == true[:, None, :]).any(axis=1).mean())
 
 
 def exact(
@@ -42,6 +38,43 @@ def exact(
         order = np.argsort(-np.take_along_axis(nearness, best, axis=1), axis=1)
         found[start : start + block] = np.take_along_axis(best, order, axis=1)
     return found
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is right to find: ids ``(q, k)`` of the exact neighbours, and whatever is just as near as the k-th of them.
+
+    Real data holds duplicates, and which of two equal vectors an engine returns says nothing about it.
+    """
+
+    base: npt.NDArray[np.float32]
+    queries: npt.NDArray[np.float32]
+    metric: str
+    ids: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, base: npt.NDArray[np.float32], queries: npt.NDArray[np.float32], k: int, metric: str) -> Truth:
+        """Search ``base`` ``(n, d)`` for the k nearest of each of ``queries`` ``(q, d)``."""
+        return cls(base, queries, metric, exact(base, queries, k, metric))
+
+    @property
+    def k(self) -> int:
+        """Number of neighbours."""
+        return self.ids.shape[1]
+
+    def recall(self, found: npt.NDArray[np.int64]) -> float:
+        """Return the share of ``found`` ``(q, k)`` that is right; ids below 0 are not."""
+        reached = self._nearness(self.ids).min(axis=1, keepdims=True)
+        right = self._nearness(found) >= reached - _ROUNDING * np.abs(reached)
+        return float((right & (found >= 0)).mean())
+
+    def _nearness(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Return what grows as the items ``ids`` ``(q, k)`` come nearer, in double precision."""
+        made = np.empty(ids.shape, np.float64)
+        for row, places in enumerate(np.maximum(ids, 0)):
+            items, query = self.base[places].astype(np.float64), self.queries[row].astype(np.float64)
+            made[row] = items @ query if self.metric == "ip" else -((items - query) ** 2).sum(axis=1)
+        return made
 
 
 def median_speed(rounds: Sequence[float]) -> float:

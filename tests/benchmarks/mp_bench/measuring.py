@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from mp_bench.curves import Point, median_speed, recall_of
+from mp_bench.curves import Point, Truth, median_speed
 from mp_bench.engines import Engine
 
 __all__ = ["Subject", "measure", "sweep"]
@@ -17,7 +17,6 @@ _LOW, _ENOUGH = 0.90, 0.985  # recalls between which the sweep is timed
 _FLAT = 0.0005  # a curve that rises no more than this from one effort to the next has ended
 
 _Floats = npt.NDArray[np.float32]
-_Ids = npt.NDArray[np.int64]
 
 
 @dataclass
@@ -32,17 +31,17 @@ class Subject:
     built_at: str = ""  # when, if an earlier run built it
 
 
-def sweep(subject: Subject, queries: _Floats, true: _Ids) -> None:
+def sweep(subject: Subject, queries: _Floats, truth: Truth) -> None:
     """Find the recall of each effort, from the lowest, until one is high enough or more brings no more; keep those
     worth timing.
     """
-    k = true.shape[1]
+    k = truth.k
     found: dict[int, float] = {}
     before = 0.0
     subject.engine.set_threads(subject.engine.threads)
     for effort in subject.engine.efforts_for(k):
         subject.engine.set_effort(effort)
-        found[effort] = recall_of(subject.engine.batch(queries, k), true)
+        found[effort] = truth.recall(subject.engine.batch(queries, k))
         if found[effort] > _ENOUGH or 0 < found[effort] < before + _FLAT:
             break
         before = found[effort]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mp_bench.curves import exact, speed_at
+from mp_bench.curves import Truth, speed_at
 from mp_bench.data import Data, first, mixed
 from mp_bench.engines import Engine, FaissIndex
 from mp_bench.keeping import Shelf
@@ -58,12 +58,12 @@ def grow(data: Data, given: argparse.Namespace, shelf: Shelf) -> Iterator[Step]:
     skipped: list[str] = []
     for size in sizes:
         part = first(whole, size)
-        true = exact(part.base, part.queries, given.k, part.metric)
+        truth = Truth.of(part.base, part.queries, given.k, part.metric)
         for group in _GROUPS:
             peers = [_scaled(peer, size) for peer in peers_of(group, given.peers, part.metric, given.threads)]
             names = {_general(peer): _general(ours) for ours, peer in PAIRED[group].items()}
             built = build_pairs(f"{group} of {size:,}", peers, names, part, shelf, skipped)
-            timed_sweep(f"{group} of {size:,}", built, part.queries, true, given, modes=("one",))
+            timed_sweep(f"{group} of {size:,}", built, part.queries, truth, given, modes=("one",))
             for subject in built:
                 growth = growths.setdefault(subject.engine.name, Growth(subject.engine.name))
                 speed = _speed(subject)

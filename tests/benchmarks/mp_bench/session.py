@@ -13,6 +13,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from mp_bench.ceiling import ceiling_rows
+from mp_bench.curves import Truth
 from mp_bench.data import Data
 from mp_bench.engines import Engine
 from mp_bench.keeping import Build, Shelf
@@ -30,8 +31,6 @@ CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time
 _SECONDS, _QUICK_SECONDS = 0.5, 0.15  # of one setting, one by one, in one round
 _MODES = ("one", "batch")
 
-_Ids = npt.NDArray[np.int64]
-
 
 @dataclass
 class Outcome:
@@ -42,18 +41,18 @@ class Outcome:
     skipped: list[str] = field(default_factory=list)
 
 
-def run_group(group: str, data: Data, true: _Ids, given: argparse.Namespace, shelf: Shelf) -> Outcome:
-    """Measure a group of the plan, or ``"ceiling"`` or ``"overhead"``; ``true`` ``(q, k)`` are the exact neighbours."""
+def run_group(group: str, data: Data, truth: Truth, given: argparse.Namespace, shelf: Shelf) -> Outcome:
+    """Measure a group of the plan, or ``"ceiling"`` or ``"overhead"``; ``truth`` holds the exact neighbours."""
     outcome = Outcome()
     if group == "ceiling":
-        outcome.rows = _try(lambda: ceiling_rows(data, true, given.threads), group, outcome.skipped) or []
+        outcome.rows = _try(lambda: ceiling_rows(data, truth, given.threads), group, outcome.skipped) or []
     elif group == "overhead":
         outcome.rows = overhead_rows(data, given.k, given.rounds)
     else:
         peers = peers_of(group, given.peers, data.metric, given.threads)
         names = {peer: ours for ours, peer in PAIRED[group].items()}
         built = build_pairs(group, peers, names, data, shelf, outcome.skipped)
-        timed_sweep(group, built, data.queries, true, given)
+        timed_sweep(group, built, data.queries, truth, given)
         outcome.subjects = {subject.engine.name: subject for subject in built}
         outcome.rows = target_rows(outcome.subjects)
         release(built)
@@ -82,19 +81,19 @@ def timed_sweep(
     title: str,
     built: list[Subject],
     queries: npt.NDArray[np.float32],
-    true: _Ids,
+    truth: Truth,
     given: argparse.Namespace,
     modes: Sequence[str] = _MODES,
 ) -> None:
     """Find the recall of every setting of every engine, then time those worth it in interleaved rounds."""
     for subject in tqdm(built, desc=f"{title}: recall", unit="engine"):
-        sweep(subject, queries, true)
+        sweep(subject, queries, truth)
     for mode in modes:
         timed = [subject for subject in built if mode == "one" or subject.engine.has_batch]
         turns = given.rounds * sum(len(subject.recalls) for subject in timed)
         with tqdm(total=turns, desc=f"{title}: {mode}", unit="setting") as progress:
             measure(
-                timed, queries, true.shape[1], mode,
+                timed, queries, truth.k, mode,
                 rounds=given.rounds, seconds=_QUICK_SECONDS if given.quick else _SECONDS,
                 clock=CLOCKS[given.clock], advance=progress.update,
             )  # fmt: skip
