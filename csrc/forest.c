@@ -206,7 +206,7 @@ static bool search_row(struct search *search, struct mp_scratch *scratch, size_t
     mp_place_query(&walk.query, scratch->query.data, 0, items->dim);
     mp_place_query(&walk.plane_query, scratch->query.data, 1, items->dim);
     mp_fold_for(items, vector, &walk.query);
-    fold_plane_query(&walk, vector, items->dim, scratch->panel.data, (float *)scratch->panel.data + items->dim);
+    fold_plane_query(&walk, vector, items->dim, scratch->second.data, (float *)scratch->second.data + items->dim);
     mp_topk_begin(&topk, scratch->ranks.data, keep);
     collect(&walk, search->search_k);
     if (walk.given_up) {
@@ -228,7 +228,7 @@ static bool reserve(const struct search *search, struct mp_scratch *scratch) {
     /* Every plane is entered once and replaces itself by two nodes, so the queue grows by one a plane. One id more than
      * can be found: a duplicate is written before it is dropped. */
     return mp_reserve(&scratch->query, 2 * mp_query_bytes(forest->items.dim)) &&
-           mp_reserve(&scratch->panel, 2 * forest->items.dim * sizeof(float)) &&
+           mp_reserve(&scratch->second, 2 * forest->items.dim * sizeof(float)) &&
            mp_reserve(&scratch->ranks, mp_topk_capacity(keep) * sizeof(uint64_t)) &&
            mp_reserve(&scratch->heap, (forest->n_roots + forest->n_planes + 1) * sizeof(uint64_t)) &&
            mp_reserve(&scratch->ids, (most + 1) * sizeof(uint32_t));

@@ -286,7 +286,7 @@ static bool prepare(struct mp_hnsw *hnsw, struct mp_scratch *scratch) {
            mp_reserve(&scratch->ranks, (settings->ef_construction + 2 * hnsw->max_links0 + 4) * sizeof(uint64_t)) &&
            mp_reserve(&scratch->ids, (3 * hnsw->max_links0 + 4) * sizeof(uint32_t)) &&
            mp_reserve(&scratch->heap, MOST_LEVELS * settings->max_links * sizeof(uint32_t)) &&
-           mp_reserve(&scratch->panel, 2 * padded) && mp_visited_begin(scratch, hnsw->storage->capacity);
+           mp_reserve(&scratch->second, 2 * padded) && mp_visited_begin(scratch, hnsw->storage->capacity);
 }
 
 static void insert_chunk(void *context, size_t begin, size_t end) {
@@ -302,8 +302,8 @@ static void insert_chunk(void *context, size_t begin, size_t end) {
     in.around = in.pool + hnsw->settings.ef_construction + 1;
     in.chosen = (uint32_t *)scratch->ids.data + 2 * hnsw->max_links0 + 4;
     in.plan = scratch->heap.data;
-    in.pair_query = scratch->panel.data;
-    memset(in.pair_query, 0, scratch->panel.size);
+    in.pair_query = scratch->second.data;
+    memset(in.pair_query, 0, scratch->second.size);
     mp_place_query(&in.query, scratch->query.data, 0, dim);
     in.walk = (struct walk){
         .graph = &in.graph, .query = &in.query, .visited = scratch->visited.data, .fresh = scratch->ids.data};

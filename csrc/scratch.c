@@ -24,7 +24,7 @@ static void scratch_free(struct mp_scratch *scratch) {
     free(scratch->ranks.data);
     free(scratch->ids.data);
     free(scratch->heap.data);
-    free(scratch->panel.data);
+    free(scratch->second.data);
     free(scratch->strips.data);
     free(scratch->visited.data);
     free(scratch);

@@ -25,7 +25,7 @@ struct mp_scratch {
     struct mp_buffer ranks;   /* uint64: pool or top-k */
     struct mp_buffer ids;     /* uint32: candidates of a step */
     struct mp_buffer heap;    /* the forest's queue, the flat batch's queries */
-    struct mp_buffer panel;   /* the forest's neutral quantizer, the growing graph's second query */
+    struct mp_buffer second;  /* the forest's neutral quantizer, the growing graph's second query */
     struct mp_buffer strips;  /* interleaved queries of a batch */
     struct mp_buffer visited; /* uint16 per item: the epoch of its last visit */
     uint16_t epoch;
