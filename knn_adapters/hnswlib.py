@@ -27,7 +27,6 @@ from knn_adapters._validation import (
     check_finite,
     check_k,
     has_missing,
-    number_error,
     runtime_error,
 )
 from knn_adapters.coded_graph import CodedGraph, GraphSettings
@@ -39,6 +38,7 @@ from knn_adapters.hnswlib_arguments import (
     as_label,
     as_labels,
     as_size,
+    as_threads,
     check_dim,
     not_contiguous,
     not_initiated,
@@ -320,9 +320,7 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
 
     def set_num_threads(self, num_threads: int) -> None:
         """Set the threads that a large batch is worked on with."""
-        if not isinstance(num_threads, (int, np.integer)):
-            raise number_error("num_threads", num_threads)
-        self.num_threads = num_threads
+        self.num_threads = as_threads(num_threads)
 
     def get_current_count(self) -> int:
         """Return the number of elements, deleted ones among them."""

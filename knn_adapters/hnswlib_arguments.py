@@ -20,6 +20,7 @@ __all__ = [
     "as_label",
     "as_labels",
     "as_size",
+    "as_threads",
     "check_dim",
     "not_contiguous",
     "not_initiated",
@@ -106,11 +107,17 @@ def check_dim(dim: Any) -> int:
     return checked
 
 
-def threads_for(n: int, num_threads: Any, default: int) -> int:
-    """Return the threads that n rows are worth; below 1 ``num_threads`` asks for the default."""
+def as_threads(num_threads: Any) -> int:
+    """Return a number of threads; what one below 1 means is the caller's part."""
     if not isinstance(num_threads, (int, np.integer)):
         raise number_error("num_threads", num_threads)
-    threads = int(num_threads) if num_threads > 0 else default
+    return int(num_threads)
+
+
+def threads_for(n: int, num_threads: Any, default: int) -> int:
+    """Return the threads that n rows are worth; below 1 ``num_threads`` asks for the default."""
+    asked = as_threads(num_threads)
+    threads = asked if asked > 0 else default
     return 1 if n <= threads * _ROWS_PER_THREAD else threads
 
 
