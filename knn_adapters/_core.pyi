@@ -34,10 +34,14 @@ def simd_levels() -> list[str]:
     ``"serial"``; on x86 ``"avx2"``, ``"avxvnni"``, ``"avx512vnni"``, ``"amx"``; on ARM ``"neondot"``, ``"neoni8mm"``.
     """
 
-def dot_u8s8(codes: npt.NDArray[np.uint8], query: npt.NDArray[np.int8], level: str = ...) -> npt.NDArray[np.int32]:
+def dot_u8s8(
+    codes: npt.NDArray[np.uint8], query: npt.NDArray[np.int8], level: str = ..., run: bool = ...
+) -> npt.NDArray[np.int32]:
     """Return the n integer dot products of codes ``(n, d)`` with one query ``(d,)``."""
 
-def dot_u4s8(codes: npt.NDArray[np.uint8], query: npt.NDArray[np.int8], level: str = ...) -> npt.NDArray[np.int32]:
+def dot_u4s8(
+    codes: npt.NDArray[np.uint8], query: npt.NDArray[np.int8], level: str = ..., run: bool = ...
+) -> npt.NDArray[np.int32]:
     """Return the n integer dot products of packed codes ``(n, (d + 1) // 2)`` with one query ``(d,)``."""
 
 def encode(

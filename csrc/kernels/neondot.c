@@ -73,6 +73,12 @@ static void mp_dot4_u8s8_neondot(const uint8_t *const codes[4], const int8_t *qu
         dots[c] = vaddvq_s32(sums_i32x4[c]) + 128 * vaddvq_s32(values_i32x4);
 }
 
+MP_KERNEL(neondot)
+static void mp_run_u8s8_neondot(const uint8_t *codes, size_t stride, size_t n, const int8_t *query, size_t dim,
+                                int32_t *dots) {
+    mp_run_by_four(mp_dot4_u8s8_neondot, mp_dot_u8s8_neondot, codes, stride, n, query, dim, dots);
+}
+
 /* 128 times the sum of each query's values, for all codes of a tile. */
 static inline void lane_sums_(const int8_t *lanes, size_t dim, int32x4_t sums_i32x4[4]) {
     const int8x16_t ones_s8x16 = vdupq_n_s8(1);
@@ -149,6 +155,7 @@ const struct mp_kernels mp_kernels_neondot = {
     .level = "neondot",
     .dot = mp_dot_u8s8_neondot,
     .dot4 = mp_dot4_u8s8_neondot,
+    .run = mp_run_u8s8_neondot,
     .tile = mp_tile_u8s8_neondot,
     .near = mp_near_neondot,
     .u4 = &mp_kernels_neondot_u4,

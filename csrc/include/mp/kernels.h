@@ -45,6 +45,10 @@
 
 typedef int32_t (*mp_dot_fn)(const uint8_t *code, const int8_t *query, size_t dim);
 typedef void (*mp_dot4_fn)(const uint8_t *const codes[4], const int8_t *query, size_t dim, int32_t dots[4]);
+/* The products of n codes that lie `stride` bytes apart, read in the order of their addresses: the hardware foresees
+ * that, where it does not foresee the same line of four codes after the other. */
+typedef void (*mp_run_fn)(const uint8_t *codes, size_t stride, size_t n, const int8_t *query, size_t dim,
+                          int32_t *dots);
 
 struct mp_tile {
     const uint8_t *codes;
@@ -74,6 +78,7 @@ struct mp_kernels {
     const char *level;
     mp_dot_fn dot;
     mp_dot4_fn dot4;
+    mp_run_fn run;
     mp_tile_u8s8_fn tile; /* this and `near` are NULL in tables of u4 kernels: strips meet bytes */
     mp_near_fn near;
     const struct mp_kernels *u4; /* those of this level; NULL in themselves */
