@@ -66,8 +66,10 @@ void mp_hnsw_exchange(struct mp_hnsw *hnsw, struct mp_hnsw_storage *storage);
 
 /* Offsets within records, and what pair distances need; false if there is no memory. */
 bool mp_hnsw_lay_out(struct mp_hnsw *hnsw);
-/* Writes code, residual, norms and `self` of a node; its links stay. */
-void mp_hnsw_write(const struct mp_hnsw *hnsw, struct mp_hnsw_storage *storage, size_t id, const float *vector);
+/* Writes code, residual, norms and `self` of a node; its links stay. `rests` is working memory, see
+ * feedback.h. */
+void mp_hnsw_write(const struct mp_hnsw *hnsw, struct mp_hnsw_storage *storage, size_t id, const float *vector,
+                   float *rests);
 /* The same from the code and the residual (NULL without a second level). */
 void mp_hnsw_write_codes(const struct mp_hnsw *hnsw, struct mp_hnsw_storage *storage, size_t id, const uint8_t *code,
                          const uint8_t *residual);

@@ -45,9 +45,17 @@ def dot_u4s8(
     """Return the n integer dot products of packed codes ``(n, (d + 1) // 2)`` with one query ``(d,)``."""
 
 def encode(
-    vectors: npt.NDArray[np.float32], scale: npt.NDArray[np.float32], offset: npt.NDArray[np.float32], bits: int = ...
+    vectors: npt.NDArray[np.float32],
+    scale: npt.NDArray[np.float32],
+    offset: npt.NDArray[np.float32],
+    bits: int = ...,
+    feedback: npt.NDArray[np.uint16] | None = ...,
+    level: str = ...,
 ) -> npt.NDArray[np.uint8]:
-    """Return codes: ``round((x - offset) / scale)`` clamped to 0..255 or 0..15; 0 where ``scale`` is 0."""
+    """Return codes: ``round((x - offset) / scale)`` clamped to 0..255 or 0..15; 0 where ``scale`` is 0.
+
+    With ``feedback``, ``(d * (d - 1) / 2,)`` in bfloat16, later dimensions make up for the errors of earlier ones.
+    """
 
 def decode(
     codes: npt.NDArray[np.uint8], scale: npt.NDArray[np.float32], offset: npt.NDArray[np.float32], bits: int = ...
@@ -220,6 +228,7 @@ class HnswGraph:
         bits: of the codes.
         span: steps that the second level covers, see :func:`encode_residuals`; 0 for a graph without one. Searches read
             it to rescore, insertion doesn't.
+        feedback: see :func:`encode`; borrowed.
         level: SIMD level.
     """
 
@@ -236,6 +245,7 @@ class HnswGraph:
         seed: int = ...,
         bits: int = ...,
         span: float = ...,
+        feedback: npt.NDArray[np.uint16] | None = ...,
         level: str = ...,
     ) -> None: ...
     def fill(

@@ -19,6 +19,7 @@ from knn_adapters._validation import ItemError, as_values, check_finite, check_k
 from knn_adapters.annoy_forest import Forest
 from knn_adapters.annoy_nodes import METRICS, Nodes, detect_metric, opened_copy
 from knn_adapters.evaluation import IndexStats
+from knn_adapters.quantizer import held_bytes
 from knn_adapters.recall import normalised
 from knn_adapters.second_level import SecondLevel
 from knn_adapters.wrapping import WrapOptions
@@ -184,7 +185,7 @@ class AnnoyIndex(annoy.AnnoyIndex):
     def _stats(self) -> IndexStats:
         count, quantizer = len(self._codes), self._quantizer
         codes = sum(array.nbytes for array in (self._codes, self._norms, self._second_level) if array is not None)
-        others = (quantizer.scale, quantizer.offset, self._lengths, self._present)
+        others = sum(array.nbytes for array in (self._lengths, self._present) if array is not None)
         return IndexStats(
             kind="annoy.AnnoyIndex",
             metric=quantizer.metric,
@@ -195,7 +196,7 @@ class AnnoyIndex(annoy.AnnoyIndex):
             simd_level=_core.simd_level(),
             codes_bytes=codes / count,
             graph_bytes=self._forest.nbytes / count,
-            other_bytes=sum(array.nbytes for array in others if array is not None) / count,
+            other_bytes=(held_bytes(quantizer) + others) / count,
             original_bytes=self._original_bytes / count,
         )
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from knn_adapters import _core
-from knn_adapters.quantizer import Quantizer
+from knn_adapters.quantizer import Quantizer, held_bytes
 
 __all__ = ["CodedGraph", "GraphSettings"]
 
@@ -49,7 +49,8 @@ class CodedGraph:
         self.error_limit = error_limit
         self.graph = _core.HnswGraph(
             quantizer.dim, capacity, quantizer.scale, quantizer.offset, quantizer.metric, bits=quantizer.bits,
-            span=_span(quantizer), max_m=settings.max_m, ef_construction=settings.ef_construction, seed=settings.seed,
+            span=_span(quantizer), feedback=getattr(quantizer, "feedback", None), max_m=settings.max_m,
+            ef_construction=settings.ef_construction, seed=settings.seed,
         )  # fmt: skip
         self.search = self.graph.search
         self.outside: dict[int, _Floats] = {}
@@ -147,7 +148,7 @@ class CodedGraph:
     def nbytes_other(self) -> int:
         """Bytes of the quantizer and of the vectors that are kept."""
         kept = sum(vector.nbytes for vector in self.outside.values())
-        return int(self.quantizer.scale.nbytes + self.quantizer.offset.nbytes) + kept
+        return held_bytes(self.quantizer) + kept
 
     def _keep_outside(self, ids: _Ids, vectors: _Floats) -> None:
         for row in np.flatnonzero(self._errors(vectors) > self.error_limit).tolist():

@@ -163,6 +163,7 @@ class Elements:
         fields["span"] = quantizer.span if graph["residuals"] is not None else 0.0
         arrays |= {name: array for name, array in graph.items() if array is not None}
         arrays |= {"scale": quantizer.scale, "offset": quantizer.offset}
+        arrays |= {} if quantizer.feedback is None else {"feedback": quantizer.feedback}
         outside = np.array(sorted(rows.outside), np.int64)
         return fields, {**arrays, "outside_ids": outside, "outside_vectors": rows.vectors(outside)}
 
@@ -248,7 +249,7 @@ def _restored_graph(
 ) -> CodedGraph:
     quantizer = Quantizer.from_affine(
         settings.space, np.array(arrays["scale"]), np.array(arrays["offset"]), fields["clip"], bits=fields["bits"],
-        span=fields["span"],
+        span=fields["span"], feedback=np.array(arrays["feedback"]) if "feedback" in arrays else None,
     )  # fmt: skip
     rows = CodedGraph(quantizer, settings.graph, fields["max_elements"], fields["error_limit"])
     rows.fill(

@@ -36,6 +36,7 @@ _PREAMBLE = struct.Struct("<8sIII")
 _DTYPES = {
     "uint8": "u1",
     "bool": "?",
+    "uint16": "<u2",
     "uint32": "<u4",
     "int32": "<i4",
     "uint64": "<u8",

@@ -15,7 +15,7 @@ namespace {
 class HnswGraph {
   public:
     HnswGraph(int64_t dim, int64_t capacity, nb::handle scale, nb::handle offset, const char *metric, int64_t max_m,
-              int64_t ef_construction, uint64_t seed, int bits, float span, const char *level) {
+              int64_t ef_construction, uint64_t seed, int bits, float span, nb::handle feedback, const char *level) {
         const size_t checked = checked_dim(static_cast<size_t>(std::max<int64_t>(dim, 0)));
         const Quantization by(scale, offset, checked);
         check_capacity(capacity);
@@ -23,12 +23,14 @@ class HnswGraph {
         in_range(ef_construction, 1, MP_MAX_ITEMS, "ef_construction", "the breadth of the search that finds links");
         if (span != 0)
             checked_range(span);
+        feedback_ = Feedback(feedback, checked);
         const mp_hnsw_settings settings = {checked,
                                            static_cast<size_t>(capacity),
                                            checked_bits(bits),
                                            span,
                                            by.scale.as<float>(),
                                            by.offset.as<float>(),
+                                           feedback_.data(),
                                            metric_of(metric, true),
                                            find_kernels(level),
                                            static_cast<size_t>(max_m),
@@ -260,6 +262,7 @@ class HnswGraph {
     };
 
     mp_hnsw *hnsw_ = nullptr;
+    Feedback feedback_; // the graph reads it
     size_t dim_ = 0, max_m_ = 0, code_bytes_ = 0;
     bool has_residuals_ = false;
 
@@ -285,10 +288,10 @@ class HnswGraph {
 void bind_hnsw(nb::module_ &module) {
     nb::class_<HnswGraph>(module, "HnswGraph", "An HNSW graph over codes that grows while it is searched.")
         .def(nb::init<int64_t, int64_t, nb::handle, nb::handle, const char *, int64_t, int64_t, uint64_t, int, float,
-                      const char *>(),
+                      nb::handle, const char *>(),
              nb::arg("dim"), nb::arg("capacity"), nb::arg("scale"), nb::arg("offset"), nb::arg("metric"), nb::kw_only(),
              nb::arg("max_m") = 16, nb::arg("ef_construction") = 200, nb::arg("seed") = 100, nb::arg("bits") = 8,
-             nb::arg("span") = 0.0f, nb::arg("level") = "auto")
+             nb::arg("span") = 0.0f, nb::arg("feedback").none() = nb::none(), nb::arg("level") = "auto")
         .def("fill", &HnswGraph::fill, nb::arg("codes"), nb::arg("residuals").none(), nb::arg("level0"),
              nb::arg("element_levels"), nb::arg("link_lists"), nb::arg("entry_point"), nb::arg("max_level"),
              "Put the nodes of an existing graph into this empty one.")

@@ -80,5 +80,6 @@ const struct mp_kernels mp_kernels_amx = {
     .run = mp_run_u8s8_avx512vnni,
     .tile = mp_tile_u8s8_amx,
     .near = mp_near_avx512vnni,
+    .make_up = mp_make_up_avx512vnni,
     .u4 = &mp_kernels_avx512vnni_u4,
 };

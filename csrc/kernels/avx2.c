@@ -169,6 +169,21 @@ void mp_near_avx2(const int32_t *dots, size_t n_items, size_t n_groups, const fl
     }
 }
 
+MP_KERNEL(avx2)
+void mp_make_up_avx2(const float *errors, size_t n, const uint16_t *row, size_t count, float *rests, size_t stride) {
+    size_t j = 0;
+    for (; j + 8 <= count; j += 8) {
+        const __m128i halves_u16x8 = _mm_loadu_si128((const __m128i *)(const void *)(row + j));
+        const __m256 row_f32x8 = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves_u16x8), 16));
+        for (size_t r = 0; r < n; r++) {
+            float *rest = rests + r * stride + j;
+            const __m256 loss_f32x8 = _mm256_mul_ps(_mm256_set1_ps(errors[r]), row_f32x8);
+            _mm256_storeu_ps(rest, _mm256_sub_ps(_mm256_loadu_ps(rest), loss_f32x8));
+        }
+    }
+    mp_make_up_plainly(errors, n, row, j, count, rests, stride);
+}
+
 const struct mp_kernels mp_kernels_avx2 = {
     .level = "avx2",
     .dot = mp_dot_u8s8_avx2,
@@ -176,5 +191,6 @@ const struct mp_kernels mp_kernels_avx2 = {
     .run = mp_run_u8s8_avx2,
     .tile = mp_tile_u8s8_avx2,
     .near = mp_near_avx2,
+    .make_up = mp_make_up_avx2,
     .u4 = &mp_kernels_avx2_u4,
 };

@@ -153,6 +153,21 @@ void mp_near_avx512vnni(const int32_t *dots, size_t n_items, size_t n_groups, co
     }
 }
 
+MP_KERNEL(avx512vnni)
+void mp_make_up_avx512vnni(const float *errors, size_t n, const uint16_t *row, size_t count, float *rests,
+                           size_t stride) {
+    for (size_t j = 0; j < count; j += 16) {
+        const __mmask16 mask = count - j < 16 ? (__mmask16)((1u << (count - j)) - 1) : (__mmask16)0xFFFF;
+        const __m256i halves_u16x16 = _mm256_maskz_loadu_epi16(mask, row + j);
+        const __m512 row_f32x16 = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves_u16x16), 16));
+        for (size_t r = 0; r < n; r++) {
+            float *rest = rests + r * stride + j;
+            const __m512 loss_f32x16 = _mm512_mul_ps(_mm512_set1_ps(errors[r]), row_f32x16);
+            _mm512_mask_storeu_ps(rest, mask, _mm512_sub_ps(_mm512_maskz_loadu_ps(mask, rest), loss_f32x16));
+        }
+    }
+}
+
 const struct mp_kernels mp_kernels_avx512vnni = {
     .level = "avx512vnni",
     .dot = mp_dot_u8s8_avx512vnni,
@@ -160,5 +175,6 @@ const struct mp_kernels mp_kernels_avx512vnni = {
     .run = mp_run_u8s8_avx512vnni,
     .tile = mp_tile_u8s8_avx512vnni,
     .near = mp_near_avx512vnni,
+    .make_up = mp_make_up_avx512vnni,
     .u4 = &mp_kernels_avx512vnni_u4,
 };

@@ -144,5 +144,6 @@ const struct mp_kernels mp_kernels_avxvnni = {
     .run = mp_run_u8s8_avxvnni,
     .tile = mp_tile_u8s8_avxvnni,
     .near = mp_near_avx2,
+    .make_up = mp_make_up_avx2,
     .u4 = &mp_kernels_avxvnni_u4,
 };

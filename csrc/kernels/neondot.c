@@ -151,6 +151,19 @@ void mp_near_neondot(const int32_t *dots, size_t n_items, size_t n_groups, const
     }
 }
 
+MP_KERNEL(neondot)
+void mp_make_up_neondot(const float *errors, size_t n, const uint16_t *row, size_t count, float *rests, size_t stride) {
+    size_t j = 0;
+    for (; j + 4 <= count; j += 4) {
+        const float32x4_t row_f32x4 = vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(vld1_u16(row + j)), 16));
+        for (size_t r = 0; r < n; r++) {
+            float *rest = rests + r * stride + j;
+            vst1q_f32(rest, vsubq_f32(vld1q_f32(rest), vmulq_n_f32(row_f32x4, errors[r])));
+        }
+    }
+    mp_make_up_plainly(errors, n, row, j, count, rests, stride);
+}
+
 const struct mp_kernels mp_kernels_neondot = {
     .level = "neondot",
     .dot = mp_dot_u8s8_neondot,
@@ -158,5 +171,6 @@ const struct mp_kernels mp_kernels_neondot = {
     .run = mp_run_u8s8_neondot,
     .tile = mp_tile_u8s8_neondot,
     .near = mp_near_neondot,
+    .make_up = mp_make_up_neondot,
     .u4 = &mp_kernels_neondot_u4,
 };

@@ -112,5 +112,6 @@ const struct mp_kernels mp_kernels_neoni8mm = {
     .run = mp_run_u8s8_neoni8mm,
     .tile = mp_tile_u8s8_neoni8mm,
     .near = mp_near_neondot,
+    .make_up = mp_make_up_neondot,
     .u4 = &mp_kernels_neondot_u4,
 };

@@ -51,6 +51,11 @@ static void mp_near_serial(const int32_t *dots, size_t n_items, size_t n_groups,
     }
 }
 
+static void mp_make_up_serial(const float *errors, size_t n, const uint16_t *row, size_t count, float *rests,
+                              size_t stride) {
+    mp_make_up_plainly(errors, n, row, 0, count, rests, stride);
+}
+
 static int32_t mp_dot_u4s8_serial(const uint8_t *code, const int8_t *query, size_t dim) {
     const int8_t *odd = query + mp_plane_bytes(dim);
     int32_t dot = 0;
@@ -83,5 +88,6 @@ const struct mp_kernels mp_kernels_serial = {
     .run = mp_run_u8s8_serial,
     .tile = mp_tile_u8s8_serial,
     .near = mp_near_serial,
+    .make_up = mp_make_up_serial,
     .u4 = &kernels_u4,
 };

@@ -40,6 +40,7 @@ struct mp_hnsw_settings {
     size_t bits;                 /* 8 or 4 */
     float range;                 /* of the second level, see residual.h; 0: there is none */
     const float *scale, *offset; /* copied */
+    const uint16_t *feedback;    /* borrowed, see feedback.h; NULL: values are rounded one by one */
     enum mp_metric metric;
     const struct mp_kernels *kernels;  /* for bytes */
     size_t max_links, ef_construction; /* M; level 0 has 2 M */

@@ -17,9 +17,30 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 /* 256 * 127 + 127: the largest value whose rounded high part still fits -127..127. */
 #define MP_QUERY_RANGE 32639
+
+/* Nearest integer, ties to even, for |x| < 2^22: the addition leaves no bits for the fraction, and the integer is read
+ * from the low bits of the sum. Unlike lrintf it vectorises. */
+static inline int32_t mp_round_to_int(float x) {
+    const float shifted = x + 12582912.0f; /* 1.5 * 2^23 */
+    int32_t bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    return bits - 0x4B400000;
+}
+
+/* The code of a value; `most` is the largest. */
+static inline uint8_t mp_code_of(float value, float scale, float offset, float most) {
+    /* Dividing, not multiplying by 1 / scale: the quotient must be the correctly rounded one. Clamping first changes
+     * nothing, because the bounds are integers, and keeps the conversion in range. A scale of 0 is masked out at the
+     * end: a branch here would keep loops from being vectorised. */
+    float step = (value - offset) / scale;
+    step = step > 0 ? step : 0;
+    step = step < most ? step : most;
+    return (uint8_t)(mp_round_to_int(step) & -(scale > 0));
+}
 
 struct mp_query {
     /* In the order that the kernels of the items want, MP_ALIGN aligned, zero behind each plane. */
