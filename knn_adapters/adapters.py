@@ -138,4 +138,4 @@ class AnnoyAdapter(_LibraryAdapter):
 
     def export(self, index: Any, path: str | os.PathLike[str]) -> None:
         """Write Annoy's own file."""
-        index._export(path)
+        index._served.export(path)

@@ -15,15 +15,17 @@ the items and builds the trees; then the forest is taken over as codes and Annoy
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+
+from mp_plugins import ArgumentTypeError, UnsupportedError, argument_error, missing_dependency
+
+try:
+    import annoy
+except ImportError as error:
+    raise missing_dependency("annoy", "annoy", wanted_by="knn_adapters.annoy") from error
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +33,6 @@ import numpy.typing as npt
 from knn_adapters import storage
 from knn_adapters._unsupported import reject_methods
 from knn_adapters.annoy_arguments import (
-    FileArgumentError,
     as_finite_vector,
     as_flag,
     as_int,
@@ -40,7 +41,6 @@ from knn_adapters.annoy_arguments import (
     as_new_item,
     as_path,
     as_trees,
-    as_vector,
     file_error,
     opening,
     packer,
@@ -48,21 +48,14 @@ from knn_adapters.annoy_arguments import (
 )
 from knn_adapters.annoy_coded import CodedForest
 from knn_adapters.annoy_nodes import METRICS, Nodes, detect_metric, native_dtype, opened_copy
+from knn_adapters.annoy_plain import MOST_DIMENSIONS, PlainForest, Settings
 from knn_adapters.elements import CALIBRATION_ROWS
 from knn_adapters.evaluation import IndexStats
 from knn_adapters.wrapping import WrapOptions
-from mp_plugins import ArgumentTypeError, UnsupportedError, argument_error, missing_dependency
-
-try:
-    import annoy
-except ImportError as error:
-    raise missing_dependency("annoy", "annoy", wanted_by="knn_adapters.annoy") from error
 
 __all__ = ["AnnoyIndex", "held_vectors", "quantizer_metric", "wrapped"]
 
-_MOST_DIMENSIONS = 65_536
 _SUPPORTED = ", ".join(METRICS)
-_UNBUILT = "call unbuild() first, or make another index"
 
 
 class AnnoyIndex(annoy.AnnoyIndex):
@@ -72,7 +65,17 @@ class AnnoyIndex(annoy.AnnoyIndex):
     search it, while others load and unload too: a search goes on with what it began with.
     """
 
-    _metric: Any
+    _settings: Settings
+    _options: WrapOptions
+    _least: int
+    """Items from which on a built or loaded index is encoded."""
+    _served: PlainForest | CodedForest
+    """What answers; a method reads it once."""
+    _is_built: bool
+    _is_loaded: bool
+    _disk: str | None
+    """The file of ``on_disk_build()``."""
+    _writing: threading.RLock
 
     def __new__(cls, f: int, metric: str | None = None) -> AnnoyIndex:
         """Return an empty index.
@@ -92,36 +95,34 @@ class AnnoyIndex(annoy.AnnoyIndex):
             )  # fmt: skip
             metric = "angular"
         create: Any = super().__new__  # Annoy's stubs leave its __new__ out
-        self: AnnoyIndex = create(cls, f, metric)  # stays empty: it answers for f
-        if self.f < 1:
-            raise argument_error("f", "must be at least 1", self.f, "pass the dimension of the vectors")
-        self._begin(metric, WrapOptions(), CALIBRATION_ROWS)
-        if not self._quantizes:
-            _warn_not_quantized(self.f, metric, stacklevel=3)
+        self: AnnoyIndex = create(cls, f, metric)  # the base stays empty
+        member: Any = annoy.AnnoyIndex.f
+        dim = int(member.__get__(self))
+        if dim < 1:
+            raise argument_error("f", "must be at least 1", dim, "pass the dimension of the vectors")
+        self._settings = Settings(dim, metric, packer(dim))
+        if not self._settings.quantizes:
+            _warn_not_quantized(dim, metric, stacklevel=3)
+        self._options, self._least = WrapOptions(), CALIBRATION_ROWS
+        self._is_built = self._is_loaded = False
+        self._disk, self._writing = None, threading.RLock()
+        self._served = PlainForest(self._settings)
         return self
 
     @classmethod
-    def _wrapping(cls, original: Any, metric: str, options: WrapOptions) -> AnnoyIndex:
+    def _wrapping(cls, original: Any, metric: Any, options: WrapOptions) -> AnnoyIndex:
         """Return an index over the encoded items and planes of ``original``, however few they are."""
-        create: Any = cls
-        self: AnnoyIndex = create(original.f, metric)
-        self._begin(metric, options, 1)
+        self = cls(original.f, metric)
+        self._options, self._least = options, 1
         with opened_copy(original, metric) as nodes:
             self._served = CodedForest.of(nodes, options)
         self._is_built = True
         return self
 
-    def _begin(self, metric: str, options: WrapOptions, least: int) -> None:
-        self._metric, self._options, self._least = metric, options, least
-        self._pack = packer(self.f)
-        self._quantizes = metric in METRICS and self.f <= _MOST_DIMENSIONS
-        self._verbose, self._n_added = False, 0
-        self._seed: int | None = None
-        self._is_built = self._is_loaded = False
-        self._disk: str | None = None
-        self._writing = threading.RLock()
-        self._served: Any = self._new_plain()
-        """What answers: Annoy's own index, or a ``CodedForest``. A method reads it once."""
+    @property
+    def f(self) -> int:  # type: ignore[override]  # Annoy lets it be set, and reads other memory then
+        """Dimension of the vectors."""
+        return self._settings.f
 
     def add_item(self, i: int, vector: Any) -> None:
         """Add item ``i``, or change it; memory is taken for all ids up to the largest.
@@ -136,13 +137,10 @@ class AnnoyIndex(annoy.AnnoyIndex):
             TypeError: what is no vector, in Python's own words as Annoy has it.
         """
         item = as_new_item(i)
-        values = as_finite_vector(vector, self.f, self._pack).tolist() if self._quantizes else vector
+        settings = self._settings
+        values = as_finite_vector(vector, settings.f, settings.pack).tolist() if settings.quantizes else vector
         with self._writing:
-            self._refuse_loaded("You can't add an item to a loaded index")
-            if self._is_built:
-                raise refused("You can't add an item to a built index", "must not be built", "a built one", _UNBUILT)
-            self._served.add_item(item, values)
-            self._n_added += 1
+            self._unbuilt("add an item to").add(item, values)
 
     def build(self, n_trees: int, n_jobs: int = -1) -> Literal[True]:
         """Build a forest of ``n_trees`` trees and return True; -1 takes as many as need the room of the items.
@@ -160,17 +158,14 @@ class AnnoyIndex(annoy.AnnoyIndex):
         """
         trees, jobs = as_trees(n_trees), as_jobs(n_jobs)
         with self._writing:
-            self._refuse_loaded("You can't build a loaded index")
-            if self._is_built:
-                raise refused("You can't build a built index", "must not be built", "a built one", _UNBUILT)
-            plain = self._served
-            plain.build(trees, jobs)
-            if self._quantizes and min(self._n_added, plain.get_n_items()) >= self._least and plain.get_n_trees():
+            plain = self._unbuilt("build")
+            plain.index.build(trees, jobs)
+            enough = min(plain.n_added, plain.n_items) >= self._least
+            if self._settings.quantizes and enough and plain.n_trees:
                 try:
-                    self._served = self._encode(plain)
+                    self._served = plain.encoded(self._options)
                 except BaseException:
-                    if self._served is plain:
-                        plain.unbuild()
+                    plain.index.unbuild()
                     raise
             self._is_built = True
         return True
@@ -185,12 +180,12 @@ class AnnoyIndex(annoy.AnnoyIndex):
             ArgumentError: the index is loaded.
         """
         with self._writing:
-            self._refuse_loaded("You can't unbuild a loaded index")
+            self._refuse_loaded("unbuild")
             served = self._served
             if isinstance(served, CodedForest):
-                self._refill(served.present_items(), served.vectors)
+                self._served = PlainForest.holding(self._settings, self._disk, served.present_items(), served.vectors)
             else:
-                served.unbuild()
+                served.index.unbuild()
             self._is_built = False
         return True
 
@@ -204,16 +199,15 @@ class AnnoyIndex(annoy.AnnoyIndex):
             FileArgumentError: the file cannot be written (an ``OSError``).
             ArgumentError: there are items already, which Annoy loses.
         """
-        path = as_path(fn)
+        path = str(Path(as_path(fn)).absolute())
         with self._writing:
             if self._is_built or self.get_n_items():
                 raise refused(
                     "on_disk_build() comes too late", "must be empty", repr(self), "call it before add_item()"
                 )
-            plain = self._new_plain()
             with opening(path):
-                plain.on_disk_build(path)
-            self._served, self._disk = plain, path
+                self._served = PlainForest(self._settings, path)
+            self._disk = path
         return True
 
     def save(self, fn: str, prefault: bool = False) -> Literal[True]:
@@ -237,11 +231,13 @@ class AnnoyIndex(annoy.AnnoyIndex):
                     "You can't save an index that hasn't been built", "must get a built index", "one without trees",
                     "call build() first",
                 )  # fmt: skip
-            if self._disk is not None and os.path.realpath(self._disk) == os.path.realpath(path):
+            if self._disk is not None and Path(self._disk).resolve() == Path(path).resolve():
                 return True
+            if not path or Path(path).is_dir():
+                raise file_error("Unable to open", "must be the name of a file", repr(path), "pass another name")
             with opening(path):
-                self._write(path)
-                self._take_loaded(self._opened(path, populate))
+                self._served.save(path)
+                self._take(self._opened(path, populate))
         return True
 
     def load(self, fn: str, prefault: bool = False) -> Literal[True]:
@@ -259,15 +255,15 @@ class AnnoyIndex(annoy.AnnoyIndex):
         """
         path, populate = as_path(fn), as_flag("prefault", prefault)
         with self._writing, opening(path):
-            self._take_loaded(self._opened(path, populate))
+            self._take(self._opened(path, populate))
         return True
 
     def unload(self) -> Literal[True]:
         """Drop everything and return True; the index is as new, its seed too. Annoy wants an ``unbuild()`` as well."""
         with self._writing:
-            self._seed = None
-            self._is_built, self._is_loaded, self._disk, self._n_added = False, False, None, 0
-            self._served = self._new_plain()
+            self._settings = self._settings._replace(seed=None)
+            self._is_built, self._is_loaded, self._disk = False, False, None
+            self._served = PlainForest(self._settings)
         return True
 
     def get_nns_by_vector(self, vector: Any, n: int, search_k: int = -1, include_distances: bool = False) -> Any:
@@ -286,13 +282,7 @@ class AnnoyIndex(annoy.AnnoyIndex):
             ArgumentError: NaN or infinity.
             TypeError: what is no vector or no integer.
         """
-        served = self._served
-        if isinstance(served, CodedForest):
-            values = as_vector(vector, self.f, self._pack)
-            return _search(served, values[np.newaxis], n, search_k, include_distances)
-        if self._quantizes:
-            vector = as_finite_vector(vector, self.f, self._pack).tolist()
-        return served.get_nns_by_vector(vector, n, search_k, include_distances)
+        return self._served.by_vector(vector, n, search_k, include_distances)
 
     def get_nns_by_item(self, i: int, n: int, search_k: int = -1, include_distances: bool = False) -> Any:
         """Return the items nearest to item i; else as :meth:`get_nns_by_vector`.
@@ -301,10 +291,7 @@ class AnnoyIndex(annoy.AnnoyIndex):
             ItemError: i is negative or no item (an ``IndexError``, as Annoy has it).
         """
         served = self._served
-        item = as_item("i", i, _n_items(served))
-        if isinstance(served, CodedForest):
-            return _search(served, served.directions([item]), n, search_k, include_distances)
-        return served.get_nns_by_item(item, n, search_k, include_distances)
+        return served.by_item(as_item("i", i, served.n_items), n, search_k, include_distances)
 
     def get_item_vector(self, i: int, /) -> list[float]:
         """Return the vector of item i, decoded where it is a code, at its original length; zeros for a gap.
@@ -313,11 +300,7 @@ class AnnoyIndex(annoy.AnnoyIndex):
             ItemError: i is negative or no item (an ``IndexError``).
         """
         served = self._served
-        item = as_item("i", i, _n_items(served))
-        values: list[float] = (
-            served.vectors([item])[0].tolist() if isinstance(served, CodedForest) else served.get_item_vector(item)
-        )
-        return values
+        return served.item_vector(as_item("i", i, served.n_items))
 
     def get_distance(self, i: int, j: int, /) -> float:
         """Return the distance between the items i and j, decoded where they are codes, in Annoy's units.
@@ -326,163 +309,80 @@ class AnnoyIndex(annoy.AnnoyIndex):
             ItemError: i or j is negative or no item (an ``IndexError``).
         """
         served = self._served
-        first, second = (as_item(name, value, _n_items(served)) for name, value in (("i", i), ("j", j)))
-        if isinstance(served, CodedForest):
-            return served.distance(first, second)
-        return float(served.get_distance(first, second))
+        return served.distance(as_item("i", i, served.n_items), as_item("j", j, served.n_items))
 
     def get_n_items(self) -> int:
         """Return the number of items, ids that were never added included."""
-        return _n_items(self._served)
+        return self._served.n_items
 
     def get_n_trees(self) -> int:
         """Return the number of trees, 0 before :meth:`build`."""
-        served = self._served
-        return served.n_trees if isinstance(served, CodedForest) else int(served.get_n_trees())
+        return self._served.n_trees
 
     def verbose(self, v: bool, /) -> Literal[True]:
         """Set whether Annoy says what it builds, and return True."""
         with self._writing:
-            self._verbose = as_flag("v", v)
-            if not isinstance(self._served, CodedForest):
-                self._served.verbose(self._verbose)
+            self._settings = self._settings._replace(verbose=as_flag("v", v))
+            if isinstance(self._served, PlainForest):
+                self._served.index.verbose(self._settings.verbose)
         return True
 
     def set_seed(self, s: int, /) -> None:
         """Set the seed of the trees; it counts for the next :meth:`build`."""
         with self._writing:
-            self._seed = as_int("s", s)
-            if not isinstance(self._served, CodedForest):
-                self._served.set_seed(self._seed)
+            seed = as_int("s", s)
+            self._settings = self._settings._replace(seed=seed)
+            if isinstance(self._served, PlainForest):
+                self._served.index.set_seed(seed)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Refuse to be pickled or copied, as Annoy does."""
         raise ArgumentTypeError(f"cannot pickle {type(self).__name__!r} object: save() it to a file and load() that")
 
     def __repr__(self) -> str:
-        served = self._served
-        bits = f" bits={served.setup.bits}" if isinstance(served, CodedForest) else ""
-        return f"<knn_adapters.annoy.AnnoyIndex f={self.f} metric={self._metric!r}{bits}>"
+        bits = f" bits={self._served.bits}" if self._served.bits else ""
+        return f"<knn_adapters.annoy.AnnoyIndex f={self.f} metric={self._settings.metric!r}{bits}>"
 
-    def _refuse_loaded(self, says: str) -> None:
+    def _refuse_loaded(self, what: str) -> None:
         if self._is_loaded:
-            raise refused(says, "must not come from a file", "a loaded one", "call unload() first, or make another")
+            raise refused(
+                f"You can't {what} a loaded index", "must not come from a file", repr(self),
+                "call unload() first, or make another index",
+            )  # fmt: skip
 
-    def _new_plain(self) -> Any:
-        """Return an empty index of Annoy's with our settings."""
-        plain = annoy.AnnoyIndex(self.f, self._metric)
-        if self._verbose:
-            plain.verbose(True)
-        if self._seed is not None:
-            plain.set_seed(self._seed)
-        return plain
+    def _unbuilt(self, what: str) -> PlainForest:
+        """Return what holds the items, before it is built."""
+        self._refuse_loaded(what)
+        if self._is_built or not isinstance(self._served, PlainForest):
+            raise refused(
+                f"You can't {what} a built index", "must not be built", repr(self),
+                "call unbuild() first, or make another index",
+            )  # fmt: skip
+        return self._served
 
-    def _refill(self, items: npt.NDArray[np.int64], vectors: Callable[[Any], npt.NDArray[np.float32]]) -> None:
-        """Put ``items`` back into an index of Annoy's; ``vectors`` gives those of some of them."""
-        plain = self._new_plain()
-        if self._disk is not None:
-            plain.on_disk_build(self._disk)
-        for part in np.array_split(items, len(items) // CALIBRATION_ROWS + 1):
-            for item, vector in zip(part.tolist(), vectors(part), strict=True):
-                plain.add_item(item, vector.tolist())
-        self._served, self._n_added = plain, len(items)
-
-    def _encode(self, plain: Any) -> CodedForest:
-        """Return the forest of ``plain``, which is just built; if that fails, ``plain`` gets its items back."""
-        if self._disk is not None:
-            forest = CodedForest.of(self._nodes_on_disk(plain), self._options)
-            forest.save(self._disk)
-            return CodedForest.load(self._disk, self.f, self._metric, prefault=False)
-        with tempfile.TemporaryDirectory(prefix="magic-pyramid-") as directory:
-            path = Path(directory) / "forest.ann"
-            try:
-                plain.save(str(path))
-            except OSError as error:
-                raise FileArgumentError(
-                    f"the forest cannot be written to {directory} ({error}): free space there, or set TMPDIR"
-                ) from error
-            nodes = Nodes.of_file(path, self.f, self._metric, plain.get_n_trees())
-            try:
-                return CodedForest.of(nodes, self._options)
-            except BaseException:
-                self._refill(np.flatnonzero(nodes.present), nodes.item_vectors)
-                raise
-
-    def _nodes_on_disk(self, plain: Any) -> Nodes:
-        return Nodes.of_file(Path(str(self._disk)), self.f, self._metric, plain.get_n_trees())
-
-    @contextmanager
-    def _nodes(self, plain: Any) -> Iterator[Nodes]:
-        """Give the nodes of a built index of Annoy's."""
-        if self._disk is not None:
-            yield self._nodes_on_disk(plain)
-        else:
-            with opened_copy(plain, self._metric) as nodes:
-                yield nodes
-
-    def _write(self, path: str) -> None:
-        """Write what is served, and leave the old file if that fails."""
-        if not path or Path(path).is_dir():
-            raise file_error("Unable to open", "must be the name of a file", repr(path), "pass another name")
-        served = self._served
-        if isinstance(served, CodedForest):
-            served.save(path)
-            return
-        with storage.replacing(path) as partial:
-            if self._disk is not None:
-                shutil.copyfile(self._disk, partial)
-            else:
-                served.save(str(partial))
-
-    def _opened(self, path: str, prefault: bool) -> Any:
+    def _opened(self, path: str, prefault: bool) -> PlainForest | CodedForest:
         """Return what answers for the index in the file."""
-        if self._quantizes and storage.is_ours(path):
-            return CodedForest.load(path, self.f, self._metric, prefault=prefault)
-        if self._quantizes:
-            nodes = Nodes.of_file(Path(path), self.f, self._metric)
-            is_native = nodes.records.dtype == native_dtype(self.f, self._metric)
+        f, metric, *_ = self._settings
+        if self._settings.quantizes:
+            if storage.is_ours(path):
+                return CodedForest.load(path, f, metric, prefault=prefault)
+            nodes = Nodes.of_file(Path(path), f, metric)
+            is_native = nodes.records.dtype == native_dtype(f, metric)
             if int(nodes.present.sum()) >= (self._least if is_native else 1):
                 return CodedForest.of(nodes, self._options)
-        plain = self._new_plain()
-        plain.load(path, prefault)
-        return plain
+        return PlainForest.load(path, self._settings, prefault=prefault)
 
-    def _take_loaded(self, served: Any) -> None:
+    def _take(self, served: PlainForest | CodedForest) -> None:
         self._served, self._is_built, self._is_loaded, self._disk = served, True, True, None
 
     def _stats(self) -> IndexStats:
-        served = self._served
-        if isinstance(served, CodedForest):
-            return served.stats()
-        items = f"{served.get_n_items()} items, which Annoy itself serves"
-        remedy = f"ask for the figures of a built index of {self._least} items and more"
-        raise argument_error("index", "must be encoded", items, remedy)
-
-    def _vectors(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        served = self._served
-        if isinstance(served, CodedForest):
-            items = served.present_items()
-            return items, served.vectors(items)
-        with self._nodes(served) as nodes:
-            items = np.flatnonzero(nodes.present)
-            return items, nodes.item_vectors(items)
-
-    def _export(self, path: str | os.PathLike[str]) -> None:
-        """Write Annoy's own file."""
-        served = self._served
-        if isinstance(served, CodedForest):
-            served.export(path)
-            return
-        if not self._is_built:
-            raise argument_error("index", "must be built", repr(self), "call build() first")
-        with self._nodes(served) as nodes, storage.replacing(path) as partial:
-            nodes.records.tofile(partial)
+        return self._served.stats()
 
 
 def wrapped(index: Any, options: WrapOptions) -> Any:
     """Return ``index``, an ``annoy.AnnoyIndex``, over codes; one of a metric that has none as it is, with a warning."""
     metric = detect_metric(index)
-    if metric not in METRICS or index.f > _MOST_DIMENSIONS:
+    if metric not in METRICS or index.f > MOST_DIMENSIONS:
         _warn_not_quantized(index.f, metric, stacklevel=5)
         return index
     return AnnoyIndex._wrapping(index, metric, options)
@@ -494,7 +394,7 @@ def quantizer_metric(index: Any) -> str:
     Raises:
         UnsupportedError: it has none for it.
     """
-    metric = index._metric if isinstance(index, AnnoyIndex) else detect_metric(index)
+    metric = index._settings.metric if isinstance(index, AnnoyIndex) else detect_metric(index)
     if metric not in METRICS:
         raise UnsupportedError(f"the recall of an AnnoyIndex of metric {metric} is not estimated: use {_SUPPORTED}")
     return METRICS[metric]
@@ -504,7 +404,7 @@ def held_vectors(index: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floa
     """Return ids and vectors of an index, ours or Annoy's: decoded where it holds codes."""
     quantizer_metric(index)
     if isinstance(index, AnnoyIndex):
-        return index._vectors()
+        return index._served.held()
     with opened_copy(index, detect_metric(index)) as nodes:
         items = np.flatnonzero(nodes.present)
         return items, nodes.item_vectors(items)
@@ -513,20 +413,8 @@ def held_vectors(index: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floa
 def _warn_not_quantized(f: int, metric: str, stacklevel: int) -> None:
     warnings.warn(
         f"an AnnoyIndex of dimension {f} and metric {metric} is not quantized, Annoy itself serves it: "
-        f"use {_SUPPORTED} and at most {_MOST_DIMENSIONS} dimensions to save memory",
+        f"use {_SUPPORTED} and at most {MOST_DIMENSIONS} dimensions to save memory",
         stacklevel=stacklevel,
-    )
-
-
-def _n_items(served: Any) -> int:
-    return served.n_items if isinstance(served, CodedForest) else int(served.get_n_items())
-
-
-def _search(
-    forest: CodedForest, queries: npt.NDArray[np.float32], n: Any, search_k: Any, include_distances: Any
-) -> list[int] | tuple[list[int], list[float]]:
-    return forest.search(
-        queries, as_int("n", n), as_int("search_k", search_k), as_flag("include_distances", include_distances)
     )
 
 

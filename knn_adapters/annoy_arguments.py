@@ -64,7 +64,7 @@ def opening(path: str) -> Iterator[None]:
     except OSError as error:
         says = f"Unable to open: {error.strerror} ({error.errno})" if error.strerror else str(error)
         raise file_error(says, "must be a file that can be opened", repr(path), "check the path") from error
-    except ArgumentError as error:
+    except ValueError as error:  # the core's, or an ArgumentError
         raise FileArgumentError(f"Unable to load {path!r}: {error}") from error
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from knn_adapters import _core, annoy_file, storage
 from knn_adapters._validation import check_finite
-from knn_adapters.annoy_arguments import file_error
+from knn_adapters.annoy_arguments import as_flag, as_int, as_vector, file_error, packer
 from knn_adapters.annoy_forest import Forest
 from knn_adapters.annoy_nodes import METRICS, Nodes
 from knn_adapters.evaluation import IndexStats
@@ -61,6 +61,7 @@ class CodedForest:
         self._codes, self._present, self._lengths = arrays["codes"], arrays.get("present"), arrays.get("lengths")
         self._forest = Forest(**{name: arrays[name] for name in _FOREST})
         self.n_trees = len(self._forest.roots)
+        self._pack = packer(setup.f)
         forest = self._forest
         self._searcher = _core.ForestSearcher(
             self._codes, arrays.get("norms"), arrays["scale"], arrays["offset"], forest.plane_codes,
@@ -152,32 +153,30 @@ class CodedForest:
         present = np.ones(self.n_items, np.bool_) if self._present is None else self._present
         annoy_file.write(path, self._forest, self.metric, present, self.vectors)
 
-    def search(
-        self, queries: npt.NDArray[np.float32], n: int, search_k: int, include_distances: bool
-    ) -> list[int] | tuple[list[int], list[float]]:
-        """Return what Annoy's searches return for one query ``(1, d)``; any number below 0 stands for all.
+    @property
+    def bits(self) -> int:
+        """Bits per dimension of the codes."""
+        return self.setup.bits
+
+    def by_vector(self, vector: Any, n: Any, search_k: Any, include_distances: Any) -> Any:
+        """Return what Annoy's search returns.
 
         Raises:
+            ItemError: another number of values than f (an ``IndexError``).
             ArgumentError: NaN or infinity.
+            TypeError: what is no vector or no integer.
         """
-        count = self.n_items if n < 0 else min(n, self.n_items)
-        effort = search_k if search_k != -1 else n * self.n_trees
-        if effort < 0:
-            effort = self.n_items * max(self.n_trees, 1) + 1
-        if not count or not effort:
-            check_finite("vector", queries)
-            return ([], []) if include_distances else []
-        try:
-            distances, ids = self._searcher.search(queries, count, effort)
-        except ValueError:
-            check_finite("vector", queries)
-            raise
-        items: list[int] = ids[0].tolist()
-        if items[-1] < 0:
-            items = items[: items.index(-1)]
-        if not include_distances:
-            return items
-        return items, self._in_annoys_units(distances[0, : len(items)]).tolist()
+        values = as_vector(vector, self.setup.f, self._pack)
+        return self._search(values[np.newaxis], n, search_k, include_distances)
+
+    def by_item(self, item: int, n: Any, search_k: Any, include_distances: Any) -> Any:
+        """Return what Annoy's search for the neighbours of an item returns."""
+        return self._search(self.directions([item]), n, search_k, include_distances)
+
+    def item_vector(self, item: int) -> list[float]:
+        """Return the decoded vector of an item."""
+        values: list[float] = self.vectors([item])[0].tolist()
+        return values
 
     def directions(self, items: Any) -> npt.NDArray[np.float32]:
         """Return what the codes of ``items`` stand for, ``(m, d)``: of length 1 for angular, zeros for gaps."""
@@ -197,6 +196,11 @@ class CodedForest:
         if self.metric == "euclidean":
             return float(np.linalg.norm(first - second))
         return float(self._in_annoys_units(np.float32(first @ second)))
+
+    def held(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Return ids and decoded vectors."""
+        items = self.present_items()
+        return items, self.vectors(items)
 
     def present_items(self) -> npt.NDArray[np.int64]:
         """Return the ids that were added."""
@@ -223,6 +227,32 @@ class CodedForest:
             original_bytes=self.setup.original_bytes / count,
         )
 
+    def _search(
+        self, queries: npt.NDArray[np.float32], n: Any, search_k: Any, include_distances: Any
+    ) -> list[int] | tuple[list[int], list[float]]:
+        """Search for one query ``(1, d)``; a number below 0, of ``search_k`` one below -1, stands for all."""
+        wanted, effort = as_int("n", n), as_int("search_k", search_k)
+        with_distances = as_flag("include_distances", include_distances)
+        count = self.n_items if wanted < 0 else min(wanted, self.n_items)
+        if effort == -1:
+            effort = wanted * self.n_trees
+        if effort < 0:
+            effort = self.n_items * self.n_trees + 1
+        if not count or not effort:
+            check_finite("vector", queries)
+            return ([], []) if with_distances else []
+        try:
+            distances, ids = self._searcher.search(queries, count, effort)
+        except ValueError:
+            check_finite("vector", queries)
+            raise
+        items: list[int] = ids[0].tolist()
+        if items[-1] < 0:
+            items = items[: items.index(-1)]
+        if not with_distances:
+            return items
+        return items, self._in_annoys_units(distances[0, : len(items)]).tolist()
+
     def _decoded(self, items: Any) -> npt.NDArray[np.float32]:
         residuals = () if self._residuals is None else (self._residuals[items],)
         decoded: npt.NDArray[np.float32] = self.quantizer.decode(self._codes[items], *residuals)
@@ -232,8 +262,10 @@ class CodedForest:
         """Turn inner products, or squared Euclidean distances, into what Annoy reports."""
         if self.metric == "dot":
             return values
-        # Rounding may leave a square a little below zero.
-        return np.sqrt(np.maximum(values if self.metric == "euclidean" else 2.0 - 2.0 * values, 0.0))
+        if self.metric == "euclidean":
+            return np.sqrt(np.maximum(values, 0.0))  # rounding may leave a square a little below zero
+        # Decoded vectors are not quite of length 1.
+        return np.sqrt(np.clip(2.0 - 2.0 * values, 0.0, 4.0))
 
     def _check_shapes(self) -> None:
         """Raise a ``ValueError`` where what the core does not look at has another length than the codes."""

@@ -22,16 +22,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import annoy
 import numpy as np
 import numpy.typing as npt
 
 from knn_adapters.annoy_arguments import file_error
-from mp_plugins import MagicPyramidError, UnsupportedError, argument_error, missing_dependency
-
-try:
-    import annoy
-except ImportError as error:
-    raise missing_dependency("annoy", "annoy", wanted_by="knn_adapters.annoy") from error
+from mp_plugins import MagicPyramidError, UnsupportedError, argument_error
 
 __all__ = ["METRICS", "Nodes", "detect_metric", "native_dtype", "opened_copy"]
 

@@ -8,6 +8,7 @@ import pytest
 
 import knn_adapters
 import mp_plugins
+from knn_adapters.annoy import held_vectors
 from knn_adapters.recall import exact_neighbours, recall_at_k
 
 METRICS = {"angular": "cosine", "euclidean": "l2", "dot": "ip"}
@@ -37,7 +38,7 @@ def test_recall_is_within_two_points_of_the_originals(pair, metric, vectors, que
 
 def test_looking_at_all_items_finds_the_nearest(pair, queries, metric):
     _, wrapped = pair
-    ids, decoded = wrapped._vectors()
+    ids, decoded = held_vectors(wrapped)
     true = exact_neighbours(decoded, queries[:50], 10, METRICS[metric])
     assert recall_at_k(found_by(wrapped, queries[:50], search_k=10**6), ids[true], 10) > 0.98
 

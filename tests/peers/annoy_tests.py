@@ -3,8 +3,9 @@
     git clone https://github.com/spotify/annoy
     python tests/peers/annoy_tests.py annoy
 
-Needs the `test` extra. Nothing is written to the checkout: the tests run in a directory of their own, where the relative
-paths that they use lead back to it. The exit code is 0 if every test passes but those that ``EXPECTED`` explains.
+Needs the `test` extra. Nothing is written to the checkout: the tests run in a directory of their own, where the
+relative paths that they use lead back to it. The exit code is 0 if every test passes but those that ``EXPECTED``
+explains.
 """
 
 from __future__ import annotations
