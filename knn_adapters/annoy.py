@@ -140,7 +140,7 @@ class AnnoyIndex(annoy.AnnoyIndex):
         settings = self._settings
         values = as_finite_vector(vector, settings.f, settings.pack).tolist() if settings.quantizes else vector
         with self._writing:
-            self._unbuilt("add an item to").add(item, values)
+            self._without_trees("add an item to").add(item, values)
 
     def build(self, n_trees: int, n_jobs: int = -1) -> Literal[True]:
         """Build a forest of ``n_trees`` trees and return True; -1 takes as many as need the room of the items.
@@ -158,14 +158,14 @@ class AnnoyIndex(annoy.AnnoyIndex):
         """
         trees, jobs = as_trees(n_trees), as_jobs(n_jobs)
         with self._writing:
-            plain = self._unbuilt("build")
+            plain = self._without_trees("build")
             plain.index.build(trees, jobs)
             enough = min(plain.n_added, plain.n_items) >= self._least
             if self._settings.quantizes and enough and plain.n_trees:
                 try:
                     self._served = plain.encoded(self._options)
                 except BaseException:
-                    plain.index.unbuild()
+                    self._served = plain.unbuilt()
                     raise
             self._is_built = True
         return True
@@ -184,6 +184,8 @@ class AnnoyIndex(annoy.AnnoyIndex):
             served = self._served
             if isinstance(served, CodedForest):
                 self._served = PlainForest.holding(self._settings, self._disk, served.present_items(), served.vectors)
+            elif served.n_trees:
+                self._served = served.unbuilt()
             else:
                 served.index.unbuild()
             self._is_built = False
@@ -322,18 +324,13 @@ class AnnoyIndex(annoy.AnnoyIndex):
     def verbose(self, v: bool, /) -> Literal[True]:
         """Set whether Annoy says what it builds, and return True."""
         with self._writing:
-            self._settings = self._settings._replace(verbose=as_flag("v", v))
-            if isinstance(self._served, PlainForest):
-                self._served.index.verbose(self._settings.verbose)
+            self._set(self._settings._replace(verbose=as_flag("v", v)))
         return True
 
     def set_seed(self, s: int, /) -> None:
         """Set the seed of the trees; it counts for the next :meth:`build`."""
         with self._writing:
-            seed = as_int("s", s)
-            self._settings = self._settings._replace(seed=seed)
-            if isinstance(self._served, PlainForest):
-                self._served.index.set_seed(seed)
+            self._set(self._settings._replace(seed=as_int("s", s)))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Refuse to be pickled or copied, as Annoy does."""
@@ -343,6 +340,11 @@ class AnnoyIndex(annoy.AnnoyIndex):
         bits = f" bits={self._served.bits}" if self._served.bits else ""
         return f"<knn_adapters.annoy.AnnoyIndex f={self.f} metric={self._settings.metric!r}{bits}>"
 
+    def _set(self, settings: Settings) -> None:
+        self._settings = settings
+        if isinstance(self._served, PlainForest):
+            self._served.set(settings)
+
     def _refuse_loaded(self, what: str) -> None:
         if self._is_loaded:
             raise refused(
@@ -350,7 +352,7 @@ class AnnoyIndex(annoy.AnnoyIndex):
                 "call unload() first, or make another index",
             )  # fmt: skip
 
-    def _unbuilt(self, what: str) -> PlainForest:
+    def _without_trees(self, what: str) -> PlainForest:
         """Return what holds the items, before it is built."""
         self._refuse_loaded(what)
         if self._is_built or not isinstance(self._served, PlainForest):

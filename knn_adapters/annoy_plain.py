@@ -60,12 +60,9 @@ class PlainForest:
     bits = None
 
     def __init__(self, settings: Settings, disk: str | None = None) -> None:
-        self.settings, self.disk, self.n_added = settings, disk, 0
+        self.disk, self.n_added = disk, 0
         self.index = annoy.AnnoyIndex(settings.f, settings.metric)
-        if settings.verbose:
-            self.index.verbose(True)
-        if settings.seed is not None:
-            self.index.set_seed(settings.seed)
+        self.set(settings)
         if disk is not None:
             Path(disk).unlink(missing_ok=True)  # Annoy would empty it under whatever maps it, which crashes then
             self.index.on_disk_build(disk)
@@ -96,22 +93,40 @@ class PlainForest:
                 made.add(item, vector.tolist())
         return made
 
+    def set(self, settings: Settings) -> None:
+        """Take other settings, of the same dimension and metric."""
+        self.settings = settings
+        self.index.verbose(settings.verbose)
+        if settings.seed is not None:
+            self.index.set_seed(settings.seed)
+
     def add(self, item: int, vector: Any) -> None:
         """Add an item or change it."""
         self.index.add_item(item, vector)
         self.n_added += 1
 
+    def unbuilt(self) -> PlainForest:
+        """Return a new one without trees that holds the items.
+
+        Annoy's own ``unbuild()`` leaves the nodes of the trees where they are, which become items when ids are added
+        behind them.
+        """
+        everything = self.index.get_nns_by_vector([0.0] * self.settings.f, -1, -2)
+        items = np.sort(np.array(everything, np.int64))
+        return self.holding(self.settings, self.disk, items, lambda part: np.array([*map(self.item_vector, part)]))
+
     def encoded(self, options: WrapOptions) -> CodedForest:
         """Return the forest of a built index as codes, in the file of the index if it has one.
 
-        The index is of no use then. If it fails, and ``disk`` is None, it is not changed.
+        Whether it succeeds or fails, the index is of no use then but for :meth:`unbuilt`.
 
         Raises:
             OSError: a file cannot be written.
         """
+        f, metric, *_ = self.settings
         if self.disk is not None:
             CodedForest.of(self._nodes_on_disk(self.disk), options).save(self.disk)
-            return CodedForest.load(self.disk, self.settings.f, self.settings.metric, prefault=False)
+            return CodedForest.load(self.disk, f, metric, prefault=False)
         with tempfile.TemporaryDirectory(prefix="magic-pyramid-") as directory:
             path = Path(directory) / "forest.ann"
             try:
@@ -120,13 +135,7 @@ class PlainForest:
                 raise FileArgumentError(
                     f"the forest cannot be written to {directory} ({error}): free space there, or set TMPDIR"
                 ) from error
-            nodes = Nodes.of_file(path, self.settings.f, self.settings.metric, self.n_trees)
-            try:
-                return CodedForest.of(nodes, options)
-            except BaseException:
-                # The index was given its file in place of its memory, and could not be changed any more.
-                self.index = self.holding(self.settings, None, np.flatnonzero(nodes.present), nodes.item_vectors).index
-                raise
+            return CodedForest.of(Nodes.of_file(path, f, metric, self.n_trees), options)
 
     @property
     def n_items(self) -> int:
