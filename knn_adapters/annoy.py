@@ -55,6 +55,7 @@ from knn_adapters.wrapping import WrapOptions
 
 __all__ = ["AnnoyIndex", "held_vectors", "quantizer_metric", "wrapped"]
 
+_OMITTED: Any = object()
 _SUPPORTED = ", ".join(METRICS)
 
 
@@ -77,7 +78,7 @@ class AnnoyIndex(annoy.AnnoyIndex):
     """The file of ``on_disk_build()``."""
     _writing: threading.RLock
 
-    def __new__(cls, f: int, metric: str | None = None) -> AnnoyIndex:
+    def __new__(cls, f: int, metric: str = _OMITTED) -> AnnoyIndex:
         """Return an empty index.
 
         Args:
@@ -88,7 +89,7 @@ class AnnoyIndex(annoy.AnnoyIndex):
             TypeError: arguments of another type, in Python's words as Annoy has it.
             ValueError: another metric.
         """
-        if metric is None:
+        if metric is _OMITTED:
             warnings.warn(
                 "The default argument for metric will be removed in future version of Annoy: pass metric='angular'",
                 FutureWarning, stacklevel=2,

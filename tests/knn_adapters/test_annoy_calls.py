@@ -115,7 +115,7 @@ def test_making_an_index(module):
     index.add_item(0, [0, 0, 2])
     index.add_item(1, [0, 2, 2])
     assert index.get_distance(0, 1) == pytest.approx((2 - 2**0.5) ** 0.5)
-    for arguments in ((), ("a", "dot"), (3, 7), (3.5, "dot"), (3, "dot", 1)):
+    for arguments in ((), ("a", "dot"), (3, 7), (3.5, "dot"), (3, "dot", 1), (3, None)):
         with pytest.raises(TypeError):
             module.AnnoyIndex(*arguments)
     with pytest.raises(TypeError):
