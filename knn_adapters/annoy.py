@@ -48,7 +48,7 @@ from knn_adapters.annoy_arguments import (
 )
 from knn_adapters.annoy_coded import CodedForest
 from knn_adapters.annoy_nodes import METRICS, Nodes, detect_metric, native_dtype, opened_copy
-from knn_adapters.annoy_plain import MOST_DIMENSIONS, PlainForest, Settings
+from knn_adapters.annoy_plain import MOST_DIMENSIONS, BuildingForest, PlainForest, Settings
 from knn_adapters.elements import CALIBRATION_ROWS
 from knn_adapters.evaluation import IndexStats
 from knn_adapters.wrapping import WrapOptions
@@ -70,7 +70,7 @@ class AnnoyIndex(annoy.AnnoyIndex):
     _options: WrapOptions
     _least: int
     """Items from which on a built or loaded index is encoded."""
-    _served: PlainForest | CodedForest
+    _served: PlainForest | CodedForest | BuildingForest
     """What answers; a method reads it once."""
     _is_built: bool
     _is_loaded: bool
@@ -160,14 +160,12 @@ class AnnoyIndex(annoy.AnnoyIndex):
         trees, jobs = as_trees(n_trees), as_jobs(n_jobs)
         with self._writing:
             plain = self._without_trees("build")
-            plain.index.build(trees, jobs)
-            enough = min(plain.n_added, plain.n_items) >= self._least
-            if self._settings.quantizes and enough and plain.n_trees:
-                try:
-                    self._served = plain.encoded(self._options)
-                except BaseException:
-                    self._served = plain.unbuilt()
-                    raise
+            self._served = BuildingForest(plain.n_items, self._waited_for)
+            try:
+                self._served = self._built(plain, trees, jobs)
+            except BaseException:
+                self._served = plain.unbuilt() if plain.n_trees else plain
+                raise
             self._is_built = True
         return True
 
@@ -185,9 +183,9 @@ class AnnoyIndex(annoy.AnnoyIndex):
             served = self._served
             if isinstance(served, CodedForest):
                 self._served = PlainForest.holding(self._settings, self._disk, served.present_items(), served.vectors)
-            elif served.n_trees:
+            elif isinstance(served, PlainForest) and served.n_trees:
                 self._served = served.unbuilt()
-            else:
+            elif isinstance(served, PlainForest):
                 served.index.unbuild()
             self._is_built = False
         return True
@@ -340,6 +338,18 @@ class AnnoyIndex(annoy.AnnoyIndex):
     def __repr__(self) -> str:
         bits = f" bits={self._served.bits}" if self._served.bits else ""
         return f"<knn_adapters.annoy.AnnoyIndex f={self.f} metric={self._settings.metric!r}{bits}>"
+
+    def _built(self, plain: PlainForest, n_trees: int, n_jobs: int) -> PlainForest | CodedForest:
+        plain.index.build(n_trees, n_jobs)
+        enough = min(plain.n_added, plain.n_items) >= self._least
+        return plain.encoded(self._options) if self._settings.quantizes and enough and plain.n_trees else plain
+
+    def _waited_for(self) -> PlainForest | CodedForest:
+        with self._writing:
+            served = self._served
+        if isinstance(served, BuildingForest):  # the thread that builds asks, from a signal handler for one
+            raise refused("The index is being built", "must be built", repr(self), "wait for build() to return")
+        return served
 
     def _set(self, settings: Settings) -> None:
         self._settings = settings

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from knn_adapters.annoy_arguments import file_error
 from mp_plugins import MagicPyramidError, UnsupportedError, argument_error
 
-__all__ = ["METRICS", "Nodes", "detect_metric", "native_dtype", "opened_copy"]
+__all__ = ["METRICS", "Nodes", "detect_metric", "native_dtype", "opened_copy", "save_in_child"]
 
 METRICS = {"angular": "cosine", "euclidean": "l2", "dot": "ip"}
 """Annoy's metrics that can be quantized, and what the quantizer calls them."""
@@ -230,7 +230,7 @@ def opened_copy(index: Any, metric: str) -> Iterator[Nodes]:
         raise UnsupportedError("wrapping an AnnoyIndex needs a system with fork(), such as Linux or macOS")
     with tempfile.TemporaryDirectory(prefix="magic-pyramid-") as directory:
         path = Path(directory) / "forest.ann"
-        if _save_in_child(index, path) != 0:
+        if save_in_child(index, path) != 0:
             raise MagicPyramidError(
                 f"the copy of the AnnoyIndex cannot be written to {directory}: free space there, or set TMPDIR"
             )
@@ -242,7 +242,8 @@ def opened_copy(index: Any, metric: str) -> Iterator[Nodes]:
         yield Nodes.of_file(path, index.f, metric, index.get_n_trees())
 
 
-def _save_in_child(index: Any, path: Path) -> int:
+def save_in_child(index: Any, path: Path) -> int:
+    """Let a forked child save ``index``, which stays as it is here, and return the child's exit code."""
     with warnings.catch_warnings():
         # Python 3.12 warns about other threads, whose locks stay taken in the child: it takes none but libc's.
         warnings.simplefilter("ignore", DeprecationWarning)

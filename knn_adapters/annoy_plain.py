@@ -15,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from knn_adapters import storage
-from knn_adapters.annoy_arguments import FileArgumentError, as_finite_vector
+from knn_adapters.annoy_arguments import FileArgumentError, as_finite_vector, as_flag
 from knn_adapters.annoy_coded import CodedForest
-from knn_adapters.annoy_nodes import METRICS, Nodes, opened_copy
+from knn_adapters.annoy_nodes import METRICS, Nodes, opened_copy, save_in_child
 from knn_adapters.evaluation import IndexStats
 from knn_adapters.wrapping import WrapOptions
 from mp_plugins import argument_error
 
-__all__ = ["MOST_DIMENSIONS", "PlainForest", "Settings"]
+__all__ = ["MOST_DIMENSIONS", "BuildingForest", "PlainForest", "Settings"]
 
 MOST_DIMENSIONS = 65_536
 """Of what can be encoded."""
@@ -172,12 +172,18 @@ class PlainForest:
             return items, nodes.item_vectors(items)
 
     def save(self, path: str) -> None:
-        """Write Annoy's file; it is complete or as it was before. The index is of no use but for searching then."""
+        """Write Annoy's file and leave the index as it is; the file is complete or as it was before.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         with storage.replacing(path) as partial:
             if self.disk is not None:
                 shutil.copyfile(self.disk, partial)
-            else:
-                self.index.save(str(partial))
+                return
+            partial.touch()  # here the system says what is wrong with the name
+            if save_in_child(self.index, partial) != 0:
+                raise FileArgumentError(f"Unable to write {path!r}: free space there, or pass another name")
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write Annoy's file and leave the index as it is."""
@@ -203,3 +209,28 @@ class PlainForest:
 
     def _nodes_on_disk(self, disk: str) -> Nodes:
         return Nodes.of_file(Path(disk), self.settings.f, self.settings.metric, self.n_trees)
+
+
+class BuildingForest:
+    """Answers other threads while an index is built: as one without trees; what looks at vectors waits.
+
+    Args:
+        n_items: number of items.
+        built: waits for the end of it, and returns what answers then.
+    """
+
+    bits, n_trees = None, 0
+
+    def __init__(self, n_items: int, built: Callable[[], PlainForest | CodedForest]) -> None:
+        self.n_items, self._built = n_items, built
+
+    def by_vector(self, vector: Any, n: Any, search_k: Any, include_distances: Any) -> Any:
+        """Find nothing."""
+        return ([], []) if as_flag("include_distances", include_distances) else []
+
+    def by_item(self, item: int, n: Any, search_k: Any, include_distances: Any) -> Any:
+        """Find nothing."""
+        return self.by_vector(None, n, search_k, include_distances)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._built(), name)

@@ -1,6 +1,7 @@
 """The same calls on Annoy and on what stands in for it: results, settings, exceptions, and what a failure leaves."""
 
 import inspect
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -412,6 +413,35 @@ def test_searching_while_others_load_and_unload(words, tmp_path):
         jobs = [pool.submit(job, turn) for turn in range(12) for job in (search, search, change)]
         for job in jobs:
             job.result()
+
+
+def test_searching_while_an_index_is_built_and_saved(words, tmp_path):
+    """Until it is built nothing is found; what looks at vectors waits; a search never sees a half of it."""
+    for count in (500, 2500):
+        index = filled(stand_in, words[:count])
+        done = threading.Event()
+
+        def search(index=index, done=done):
+            answers = []
+            while not done.is_set():
+                items = index.get_nns_by_vector(words[3], 1, 10**5)
+                assert items in ([], [3])
+                assert index.get_nns_by_item(3, 1, 10**5, True)[0] in ([], [3])
+                assert index.get_item_vector(3) == pytest.approx(words[3], abs=0.02)
+                assert index.get_distance(3, 3) == pytest.approx(0, abs=1e-3)
+                assert index.get_n_items() in (500, 2500)
+                answers.append(len(items))
+            return answers
+
+        with ThreadPoolExecutor(3) as pool:
+            jobs = [pool.submit(search) for _ in range(3)]
+            index.build(5, 1)
+            for name in ("first", "second"):
+                index.save(str(tmp_path / name))
+            done.set()
+            for job in jobs:
+                assert job.result() == sorted(job.result())
+        assert index.get_nns_by_vector(words[3], 1) == [3]
 
 
 def test_no_warning_comes_from_ordinary_use(words, tmp_path):
