@@ -281,6 +281,25 @@ def test_export_of_what_annoy_serves_itself(rows, tmp_path):
         knn_adapters.export(annoy.AnnoyIndex(3, "dot"), tmp_path / "plain")
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_blocks_are_of_no_consequence(rows, metric, tmp_path, monkeypatch):
+    """What is read, encoded, written and put back in parts is the same in other parts."""
+    answers = []
+    for block in (None, 97):
+        if block:
+            for module in ("annoy_nodes", "annoy_forest", "annoy_file", "annoy_plain"):
+                monkeypatch.setattr(f"knn_adapters.{module}._BLOCK", block)
+        index = built(stand_in, rows, metric, step=2)
+        knn_adapters.export(index, tmp_path / f"plain{block}")
+        answers.append(found(index, rows[:40]))
+        index.unbuild()
+        answers.append([index.get_item_vector(item) for item in range(0, 6000, 11)])
+    assert answers[:2] == answers[2:]
+    assert (tmp_path / "plainNone").read_bytes() == (tmp_path / "plain97").read_bytes()
+    monkeypatch.setattr("knn_adapters.annoy_coded._TRAINING_ROWS", 1000)
+    assert agreement(found(built(stand_in, rows, metric, step=2), rows[:40]), answers[0]) > 0.9
+
+
 @pytest.mark.parametrize("count", [100, 3000])
 def test_building_on_disk(rows, count, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
