@@ -78,6 +78,8 @@ def as_path(fn: Any) -> str:
 
 def as_int(argument: str, value: Any) -> int:
     """Return an integer of 32 bits, which is what Annoy takes."""
+    if type(value) is int and -_LARGEST <= value <= _LARGEST:
+        return value  # at once: a search asks three times
     try:
         number = operator.index(value)
     except TypeError:

@@ -265,7 +265,7 @@ class CodedForest:
         if self.metric == "euclidean":
             return np.sqrt(np.maximum(values, 0.0))  # rounding may leave a square a little below zero
         # Decoded vectors are not quite of length 1.
-        return np.sqrt(np.clip(2.0 - 2.0 * values, 0.0, 4.0))
+        return np.sqrt(np.minimum(np.maximum(2.0 - 2.0 * values, 0.0), 4.0))
 
     def _check_shapes(self) -> None:
         """Raise a ``ValueError`` where what the core does not look at has another length than the codes."""
