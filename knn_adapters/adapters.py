@@ -115,23 +115,18 @@ class AnnoyAdapter(_LibraryAdapter):
     supported = "annoy.AnnoyIndex (angular, euclidean, dot)"
 
     def wrap(self, index: Any, options: WrapOptions) -> Any:
-        """Return the quantized index."""
-        return self.stand_in.AnnoyIndex._wrapping(index, options)
+        """Return the quantized index; one of metric manhattan or hamming as it is."""
+        return self.stand_in.wrapped(index, options)
 
     def metric(self, index: Any) -> str:
         """Return the metric of an index, wrapped or not."""
-        if self.is_wrapped(index):
-            return str(index._quantizer.metric)
-        name: str = self.stand_in.METRICS[self.stand_in.detect_metric(index)]
+        name: str = self.stand_in.quantizer_metric(index)
         return name
 
     def vectors(self, index: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Return ids and vectors, decoded where wrapped."""
-        if self.is_wrapped(index):
-            found: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] = index._vectors()
-            return found
-        with self.stand_in.opened_copy(index, self.stand_in.detect_metric(index)) as nodes:
-            return np.flatnonzero(nodes.present), nodes.item_vectors()[nodes.present]
+        found: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] = self.stand_in.held_vectors(index)
+        return found
 
     def search(self, index: Any, queries: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
         """Return the ids that the index finds."""
@@ -140,3 +135,7 @@ class AnnoyAdapter(_LibraryAdapter):
             ids = index.get_nns_by_vector(query, k)
             found[row, : len(ids)] = ids
         return found
+
+    def export(self, index: Any, path: str | os.PathLike[str]) -> None:
+        """Write Annoy's own file."""
+        index._served.export(path)

@@ -115,8 +115,9 @@ def wrap(
     """Return a quantized index that answers in place of ``index``.
 
     The result passes ``isinstance`` for the class of ``index`` and is searched by the same calls, with the same units
-    of distance. An ``hnswlib.Index`` goes on growing; in this release the others can be searched only. ``index`` is
-    read, never changed, and may be dropped.
+    of distance. An ``hnswlib.Index`` goes on growing, an ``annoy.AnnoyIndex`` can be unbuilt and built again; in
+    this release those of FAISS can be searched only. ``index`` is read, never changed, and may be dropped. An
+    ``annoy.AnnoyIndex`` of another metric is returned as it is, with a warning.
 
     Args:
         index: a ``faiss.IndexFlat*``, ``IndexHNSWFlat`` or ``IndexIVFFlat`` (L2, inner product), an ``hnswlib.Index``,

@@ -16,14 +16,7 @@ from knn_adapters.recall import exact_neighbours, recall_at_k
 SUPPORTED = {
     "hnswlib": set(public_methods(hnswlib.Index)),
     "faiss": {"search"},
-    "annoy": {
-        "get_nns_by_vector",
-        "get_nns_by_item",
-        "get_item_vector",
-        "get_distance",
-        "get_n_items",
-        "get_n_trees",
-    },
+    "annoy": set(public_methods(annoy.AnnoyIndex)),
 }
 CLASSES = [
     ("hnswlib", "l2", hnswlib.Index),
