@@ -4,6 +4,7 @@ from knn_adapters._core import simd_level
 from knn_adapters.evaluation import IndexStats, estimate_recall, stats
 from knn_adapters.exporting import export
 from knn_adapters.quantizer import Quantizer
+from knn_adapters.settings import configure
 from knn_adapters.wrapping import IndexAdapter, WrapOptions, wrap
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "IndexStats",
     "Quantizer",
     "WrapOptions",
+    "configure",
     "estimate_recall",
     "export",
     "simd_level",

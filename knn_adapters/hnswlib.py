@@ -13,7 +13,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,24 +45,25 @@ from knn_adapters.hnswlib_arguments import (
     reading,
     threads_for,
 )
+from knn_adapters.hnswlib_bruteforce import BFIndex
 from knn_adapters.hnswlib_file import check_header
 from knn_adapters.hnswlib_file import write as write_hnswlib_file
 from knn_adapters.hnswlib_state import HnswState, held_bytes
+from knn_adapters.libraries import original
 from knn_adapters.wrapping import WrapOptions
-from mp_plugins import argument_error, missing_dependency
-
-try:
-    import hnswlib
-except ImportError as error:
-    raise missing_dependency("hnswlib", "hnswlib", wanted_by="knn_adapters.hnswlib") from error
-
-from knn_adapters.hnswlib_bruteforce import BFIndex
+from mp_plugins import argument_error
 
 __all__ = ["BFIndex", "HnswState", "Index"]
+
+if TYPE_CHECKING:
+    import hnswlib
+else:
+    hnswlib = original("hnswlib")
 
 _KIND = "hnswlib.Index"
 _LINKS = (2, 10_000)
 _MOST_ELEMENTS = 2**31 - 1
+_DEFAULT_THREADS = hnswlib.Index("l2", 1).num_threads
 _DEFAULT_EF = 10  # hnswlib's after loading, whatever was set before
 
 _Labels = npt.NDArray[np.uint64]
@@ -110,7 +111,9 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
     def _begin(self, space: str, dim: int, options: WrapOptions | None = None) -> None:
         # The base stays empty: it answers for space, dim, ef and num_threads.
         super().__init__(space, dim)
-        self._options = options or WrapOptions()
+        self._options = options or WrapOptions.configured()
+        if self._options.num_threads is not None:
+            self.num_threads = self._options.num_threads
         self._elements: Elements | None = None
         self._next_label = 0
         self._writing = threading.RLock()
@@ -414,7 +417,9 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
         self._elements = _taken_over(state, self._options)
         self._next_label = self._elements.rows.count
         self.set_ef(state.settings["ef"])
-        self.set_num_threads(state.settings["num_threads"])
+        threads = state.settings["num_threads"]
+        if self._options.num_threads is None or threads != _DEFAULT_THREADS:  # what somebody set counts
+            self.set_num_threads(threads)
 
     def _loaded(self, path: str | os.PathLike[str], max_elements: int, allow_replace_deleted: bool) -> Elements:
         if storage.is_ours(path):

@@ -6,9 +6,8 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import hnswlib
 import numpy as np
 import numpy.typing as npt
 
@@ -27,8 +26,14 @@ from knn_adapters.hnswlib_arguments import (
     reading,
 )
 from knn_adapters.labels import LabelTable
+from knn_adapters.libraries import original
 
 __all__ = ["BFIndex"]
+
+if TYPE_CHECKING:
+    import hnswlib
+else:
+    hnswlib = original("hnswlib")
 
 _KIND = "hnswlib.BFIndex"
 

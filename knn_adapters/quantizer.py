@@ -14,7 +14,7 @@ from knn_adapters.calibration import choose_clip
 from knn_adapters.recall import normalised
 from mp_plugins import argument_error
 
-__all__ = ["METRICS", "Quantizer"]
+__all__ = ["METRICS", "Quantizer", "check_bits"]
 
 METRICS = ("l2", "ip", "cosine")
 
@@ -42,7 +42,7 @@ class Quantizer:
 
     def __init__(self, metric: str = "l2", *, bits: int = 8, seed: int = 0, residual: bool = False) -> None:
         self.metric = check_choice("metric", metric, METRICS)
-        self.bits = check_bits(bits)
+        self.bits = check_bits("bits", bits)
         self.seed = seed
         self.residual = residual
         self._affine: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None = None
@@ -228,10 +228,10 @@ class Quantizer:
         return self._affine
 
 
-def check_bits(bits: Any) -> int:
-    """Return ``bits`` if this release can encode with so many."""
-    if isinstance(bits, bool) or not isinstance(bits, (int, np.integer)):
-        raise number_error("bits", bits)
-    if bits not in (8, 4):
-        raise argument_error("bits", "must be 8 or 4", bits, "use bits=8")
-    return int(bits)
+def check_bits(argument: str, value: Any) -> int:
+    """Return ``value`` if this release can encode with so many bits."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise number_error(argument, value)
+    if value not in (8, 4):
+        raise argument_error(argument, "must be 8 or 4", value, "use 8")
+    return int(value)
