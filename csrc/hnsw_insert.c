@@ -297,7 +297,9 @@ static void insert_chunk(void *context, size_t begin, size_t end) {
     const size_t dim = hnsw->settings.dim;
     in.graph = mp_hnsw_graph(hnsw, addition->storage);
     in.graph.items.n = addition->storage->capacity;
-    in.graph.items.residuals = (struct mp_residuals){0}; /* all distances that are compared are those of one level */
+    /* All distances that are compared are those of the codes. */
+    in.graph.items.residuals = (struct mp_residuals){0};
+    in.graph.items.originals = NULL;
     in.pool = scratch->ranks.data;
     in.around = in.pool + hnsw->settings.ef_construction + 1;
     in.chosen = (uint32_t *)scratch->ids.data + 2 * hnsw->max_links0 + 4;

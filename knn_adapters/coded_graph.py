@@ -22,11 +22,19 @@ _Ids = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class GraphSettings:
-    """hnswlib's parameters: links of an element above level 0, breadth of construction, seed of the levels."""
+    """How a graph is made.
+
+    Attributes:
+        max_m: links of an element above level 0, hnswlib's M.
+        ef_construction: breadth of the search that finds links.
+        seed: of the levels.
+        keep_originals: whether the vectors are kept beside their codes, to rescore by.
+    """
 
     max_m: int
     ef_construction: int
     seed: int
+    keep_originals: bool = False
 
 
 class CodedGraph:
@@ -35,12 +43,16 @@ class CodedGraph:
     Vectors that come after the training and that the quantizer cuts off far more than most of those that it was trained
     on are kept as they are, beside their codes. When they would be an eighth of all, the quantizer is trained anew on
     what the codes stand for, with these in place of theirs, and everything is encoded again; see :meth:`retrained`.
+    Where the settings say so all vectors are kept, and searches rescore by them.
 
     Args:
         quantizer: trained.
         settings: of the graph.
         capacity: number of vectors to make room for.
-        error_limit: squared length of what the range cuts off, above which a vector is kept.
+        error_limit: squared length of what the range cuts off, above which a vector is outside.
+
+    Attributes:
+        outside: the vectors that are, by id; None in their place where the graph keeps all.
     """
 
     def __init__(self, quantizer: Any, settings: GraphSettings, capacity: int, error_limit: float) -> None:
@@ -49,10 +61,11 @@ class CodedGraph:
         self.error_limit = error_limit
         self.graph = _core.HnswGraph(
             quantizer.dim, capacity, quantizer.scale, quantizer.offset, quantizer.metric, bits=quantizer.bits,
-            span=_span(quantizer), max_m=settings.max_m, ef_construction=settings.ef_construction, seed=settings.seed,
+            span=_span(quantizer), keep_originals=settings.keep_originals, max_m=settings.max_m,
+            ef_construction=settings.ef_construction, seed=settings.seed,
         )  # fmt: skip
         self.search = self.graph.search
-        self.outside: dict[int, _Floats] = {}
+        self.outside: dict[int, _Floats | None] = {}
 
     @classmethod
     def trained_on(cls, quantizer: Any, vectors: _Floats, settings: GraphSettings, capacity: int) -> CodedGraph:
@@ -99,11 +112,15 @@ class CodedGraph:
 
     def vectors(self, ids: _Ids) -> _Floats:
         """Return what the codes of ``ids`` stand for, ``(len(ids), d)``; the vectors themselves where they are kept."""
+        originals: _Floats | None = self.graph.originals(ids)
+        if originals is not None:
+            return originals
         residuals = self.graph.residuals(ids)
         vectors = _decoded(self.quantizer, self.graph.codes(ids), residuals)
         for row, position in enumerate(ids.tolist() if self.outside else ()):
-            if position in self.outside:
-                vectors[row] = self.outside[position]
+            kept = self.outside.get(position)
+            if kept is not None:
+                vectors[row] = kept
         return vectors
 
     def outgrown_by(self, vectors: _Floats) -> bool:
@@ -115,7 +132,7 @@ class CodedGraph:
         """Return a graph of the same vectors whose quantizer fits ``newcomers`` ``(m, d)`` too; they are not added.
 
         It costs a training and 4 bytes a dimension and vector while it runs, and lets the vectors lose by rounding a
-        second time. The links stay; only vectors that were outside look for new ones.
+        second time, unless they are kept. The links stay; only vectors that were outside look for new ones.
 
         Args:
             train: makes a quantizer of vectors ``(n, d)``.
@@ -145,13 +162,13 @@ class CodedGraph:
 
     @property
     def nbytes_other(self) -> int:
-        """Bytes of the quantizer and of the vectors that are kept."""
-        kept = sum(vector.nbytes for vector in self.outside.values())
+        """Bytes of the quantizer and of the vectors that are outside."""
+        kept = sum(vector.nbytes for vector in self.outside.values() if vector is not None)
         return int(self.quantizer.scale.nbytes + self.quantizer.offset.nbytes) + kept
 
     def _keep_outside(self, ids: _Ids, vectors: _Floats) -> None:
         for row in np.flatnonzero(self._errors(vectors) > self.error_limit).tolist():
-            self.outside[int(ids[row])] = vectors[row].copy()
+            self.outside[int(ids[row])] = None if self.settings.keep_originals else vectors[row].copy()
 
     def _errors(self, vectors: _Floats) -> npt.NDArray[np.float32]:
         """Return the squared length of what the range cuts off, ``(n,)``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -145,6 +145,7 @@ class Elements:
         rows.fill(
             codes, residuals, level0=level0, element_levels=element_levels, link_lists=link_lists,
             entry_point=entry_point, max_level=max_level,
+            originals=vectors if self.settings.graph.keep_originals else None,
         )  # fmt: skip
         self.labels.assign(labels, np.arange(len(labels)))
         self.rows = rows
@@ -152,19 +153,22 @@ class Elements:
     def snapshot(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         """Return fields and arrays from which :meth:`restored` makes an equal object. No writer may be under way."""
         rows, count = self.rows, self.rows.count
-        fields: dict[str, Any] = {"max_elements": self.capacity}
-        arrays = {"labels": self.labels.by_id[:count].copy()}
+        fields: dict[str, Any] = {
+            "max_elements": self.capacity, "bits": self.options.bits, "rescore": self.options.rescore
+        }  # fmt: skip
+        arrays: dict[str, npt.NDArray[Any]] = {"labels": self.labels.by_id[:count].copy()}
         if isinstance(rows, ExactVectors):
             return fields, {**arrays, "vectors": rows.vectors(np.arange(count)), "deleted": rows.deleted()}
         quantizer = rows.quantizer
         graph = rows.graph.arrays()
         fields |= {name: graph.pop(name) for name in ("entry_point", "max_level")}
-        fields |= {"bits": quantizer.bits, "clip": quantizer.clip, "error_limit": rows.error_limit}
+        fields |= {"clip": quantizer.clip, "error_limit": rows.error_limit}
         fields["span"] = quantizer.span if graph["residuals"] is not None else 0.0
         arrays |= {name: array for name, array in graph.items() if array is not None}
         arrays |= {"scale": quantizer.scale, "offset": quantizer.offset}
         outside = np.array(sorted(rows.outside), np.int64)
-        return fields, {**arrays, "outside_ids": outside, "outside_vectors": rows.vectors(outside)}
+        kept = {} if graph["originals"] is not None else {"outside_vectors": rows.vectors(outside)}
+        return fields, {**arrays, "outside_ids": outside, **kept}
 
     @classmethod
     def restored(
@@ -174,7 +178,8 @@ class Elements:
         fields: Mapping[str, Any],
         arrays: Mapping[str, npt.NDArray[Any]],
     ) -> Elements:
-        """Return the elements of a :meth:`snapshot`."""
+        """Return the elements of a :meth:`snapshot`; its bits and rescoring take the place of those of ``options``."""
+        options = replace(options, bits=fields["bits"], rescore=fields["rescore"])
         made = cls(settings, options, fields["max_elements"])
         labels = np.asarray(arrays["labels"])
         if "vectors" in arrays:
@@ -254,8 +259,11 @@ def _restored_graph(
     rows.fill(
         arrays["codes"], arrays.get("residuals"), level0=arrays["level0"], element_levels=arrays["element_levels"],
         link_lists=arrays["link_lists"], entry_point=fields["entry_point"], max_level=fields["max_level"],
+        originals=arrays.get("originals"),
     )  # fmt: skip
-    rows.outside = dict(zip(arrays["outside_ids"].tolist(), np.array(arrays["outside_vectors"]), strict=True))
+    outside: list[int] = arrays["outside_ids"].tolist()
+    kept = [None] * len(outside) if "originals" in arrays else np.array(arrays["outside_vectors"])
+    rows.outside = dict(zip(outside, kept, strict=True))
     return rows
 
 
