@@ -214,7 +214,8 @@ static void plan_links(struct inserter *in, uint32_t id, size_t level, uint64_t 
     for (; at > level; at--)
         node = descend(&in->walk, node, at, &key);
     for (size_t above = at + 1; above-- > 0;) {
-        struct pool pool = {.ranks = in->pool, .capacity = in->hnsw->settings.ef_construction};
+        const size_t breadth = in->hnsw->settings.ef_construction;
+        struct pool pool = {.ranks = in->pool, .capacity = breadth, .breadth = breadth};
         mp_visited_begin(in->scratch, in->graph.items.n); /* has its memory since prepare() */
         in->walk.epoch = in->scratch->epoch;
         search_level(&in->walk, &pool, above, node, key);

@@ -32,11 +32,12 @@ void mp_fold_for(const struct mp_items *items, const float *vector, struct mp_qu
 }
 
 size_t mp_n_rescored(const struct mp_items *items, size_t k, size_t n) {
-    /* 4-bit keys miss many neighbours by a little, and the second level or the vectors find them again: on 30 k word
-     * embeddings recall@10 is 0.86 with 26 candidates and above 0.98 with 300, whose cost is that of 1200 products.
-     * 8-bit keys miss few: of 14 k word embeddings rescored by the vectors, 20 candidates gave the recall of all. */
+    /* 4-bit keys miss many neighbours by a little, and the second level finds them again: on 30 k word embeddings
+     * recall@10 is 0.86 with 26 candidates and above 0.98 with 300, whose cost is that of 1200 products. Vectors take
+     * longer to read: of a walk over 14 k word embeddings, 64 candidates had the recall of all, 40 lost 0.5 points. For
+     * 8-bit keys 20 had it. */
     const bool coarse = items->bits == 4 && (items->residuals.codes || items->originals);
-    const size_t factor = coarse ? 24 : 2, least = coarse ? 64 : 16;
+    const size_t factor = !coarse ? 2 : items->originals ? 8 : 24, least = coarse ? 64 : 16;
     if (k >= n)
         return n;
     const size_t wanted = k > n / factor ? n : factor * k;
