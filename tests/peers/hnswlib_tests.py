@@ -4,8 +4,8 @@
     python tests/peers/hnswlib_tests.py hnswlib --rescore original    # all pass
     python tests/peers/hnswlib_tests.py hnswlib                       # all but checks of stored values, see EXPECTED
 
-The exit code is 0 if each test came out as expected. Most of the tests draw their vectors at random without a seed and
-ask for a recall; ``--seed`` makes a run repeatable.
+The exit code is 0 if nothing failed but the assertions in EXPECTED. Most of the tests draw their vectors at random
+without a seed and ask for a recall; ``--seed`` makes a run repeatable.
 """
 
 from __future__ import annotations
@@ -13,16 +13,28 @@ from __future__ import annotations
 import sys
 
 import numpy as np
-from runner import Expected, arguments, fetched, run, standing_in
+from runner import Expected, Failing, arguments, fetched, run, standing_in
 
 import knn_adapters
 
 URL = "https://github.com/nmslib/hnswlib"
 FILES = ("tests/python/bindings_test*.py", "python_bindings/tests/bindings_test*.py")
 
+_EQUAL = "compares what get_items() returns to what was added by `==`, and the index holds codes"
+_NEAR = "allows get_items() an error of 1e-4 on values from 0 to 1, whose 8-bit steps are 4e-3"
+
+_BY_CODES = {
+    "bindings_test_getdata.RandomSelfTestCase.testGettingItems": Failing("returned_items", _EQUAL),
+    "bindings_test_replace.RandomSelfTestCase.testRandomSelf": Failing("returned_items", _EQUAL),
+}
+
 EXPECTED: dict[str, Expected] = {
-    "none": {},
-    "residual": {},
+    "none": {
+        **_BY_CODES,
+        "bindings_test_labels.RandomSelfTestCase.testRandomSelf": Failing("diff_with_gt_labels", _NEAR),
+        "bindings_test_resize.RandomSelfTestCase.testRandomSelf": Failing("diff_with_gt_labels", _NEAR),
+    },
+    "residual": _BY_CODES,
     "original": {},
 }
 
