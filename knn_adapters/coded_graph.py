@@ -65,6 +65,8 @@ class CodedGraph:
             ef_construction=settings.ef_construction, seed=settings.seed,
         )  # fmt: skip
         self.search = self.graph.search
+        self._low = quantizer.offset
+        self._high = quantizer.offset + quantizer.scale * np.float32(2**quantizer.bits - 1)
         self.outside: dict[int, _Floats | None] = {}
 
     @classmethod
@@ -81,16 +83,13 @@ class CodedGraph:
 
     def append(self, vectors: _Floats, *, num_threads: int = 0) -> None:
         """Add ``vectors`` ``(n, d)`` behind the last."""
-        first = self.graph.count
         self.graph.add(vectors, num_threads=num_threads)
-        self._keep_outside(np.arange(first, first + len(vectors)), vectors)
 
     def replace(self, ids: _Ids, vectors: _Floats, *, num_threads: int = 0) -> None:
         """Give ``ids`` other vectors; deleted ones are deleted no more."""
         self.graph.replace(ids, vectors, num_threads=num_threads)
         for position in ids.tolist() if self.outside else ():
             self.outside.pop(position, None)
-        self._keep_outside(ids, vectors)
 
     def mark(self, ids: _Ids, is_deleted: bool) -> None:
         """Take ``ids`` out of the results, or back."""
@@ -123,10 +122,20 @@ class CodedGraph:
                 vectors[row] = kept
         return vectors
 
-    def outgrown_by(self, vectors: _Floats) -> bool:
-        """Whether the quantizer has to be trained anew if ``vectors`` come to those that are there."""
-        n_outside = len(self.outside) + int((self._errors(vectors) > self.error_limit).sum())
-        return n_outside * _MOST_OUTSIDE > self.count + len(vectors)
+    def are_outside(self, vectors: _Floats) -> npt.NDArray[np.bool_]:
+        """Return for each of ``vectors`` whether the quantizer cuts off too much of it."""
+        outside: npt.NDArray[np.bool_] = self._errors(vectors) > self.error_limit
+        return outside
+
+    def outgrown_by(self, outside: npt.NDArray[np.bool_]) -> bool:
+        """Whether the quantizer has to be trained anew if vectors come of which these are ``outside``, ``(m,)``."""
+        n_outside = len(self.outside) + int(np.count_nonzero(outside))
+        return n_outside * _MOST_OUTSIDE > self.count + len(outside)
+
+    def keep_outside(self, ids: _Ids, vectors: _Floats) -> None:
+        """Keep vectors that are outside, beside their codes."""
+        for position, vector in zip(ids.tolist(), vectors, strict=True):
+            self.outside[position] = None if self.settings.keep_originals else vector.copy()
 
     def retrained(self, train: Any, newcomers: _Floats) -> CodedGraph:
         """Return a graph of the same vectors whose quantizer fits ``newcomers`` ``(m, d)`` too; they are not added.
@@ -152,10 +161,6 @@ class CodedGraph:
             made.graph.replace(moved, vectors[moved])
         return made
 
-    def settle(self) -> None:
-        """Keep no vector that came up to now: the quantizer was trained on all of them."""
-        self.outside = {}
-
     def fill(self, codes: npt.NDArray[np.uint8], residuals: npt.NDArray[np.uint8] | None, **arrays: Any) -> None:
         """Put the nodes of an existing graph into this empty one, see ``_core.HnswGraph.fill``."""
         self.graph.fill(codes, residuals, **arrays)
@@ -166,18 +171,12 @@ class CodedGraph:
         kept = sum(vector.nbytes for vector in self.outside.values() if vector is not None)
         return int(self.quantizer.scale.nbytes + self.quantizer.offset.nbytes) + kept
 
-    def _keep_outside(self, ids: _Ids, vectors: _Floats) -> None:
-        for row in np.flatnonzero(self._errors(vectors) > self.error_limit).tolist():
-            self.outside[int(ids[row])] = None if self.settings.keep_originals else vectors[row].copy()
-
     def _errors(self, vectors: _Floats) -> npt.NDArray[np.float32]:
         """Return the squared length of what the range cuts off, ``(n,)``."""
-        low = self.quantizer.offset
-        high = low + self.quantizer.scale * np.float32(2**self.quantizer.bits - 1)
         errors = np.empty(len(vectors), np.float32)
         for start in range(0, len(vectors), _BLOCK_ROWS):
             block = vectors[start : start + _BLOCK_ROWS]
-            beyond = block - np.clip(block, low, high)
+            beyond = block - np.clip(block, self._low, self._high)
             np.einsum("ij,ij->i", beyond, beyond, out=errors[start : start + _BLOCK_ROWS])
         return errors
 
