@@ -62,6 +62,7 @@ else:
 
 _LINKS = (2, 10_000)
 _MOST_ELEMENTS = 2**31 - 1
+_RETURN_TYPE = "numpy" if "return_type" in (hnswlib.Index.get_items.__doc__ or "") else "list"  # 0.8, and before
 _DEFAULT_THREADS = hnswlib.Index("l2", 1).num_threads
 _DEFAULT_EF = 10  # hnswlib's after loading, whatever was set before
 
@@ -229,10 +230,11 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
             raise not_contiguous()
         return elements.labels.by_id[ids], distances if self.space == "l2" else 1.0 - distances
 
-    def get_items(self, ids: npt.ArrayLike | None = None, return_type: str = "numpy") -> Any:
+    def get_items(self, ids: npt.ArrayLike | None = None, return_type: str = _RETURN_TYPE) -> Any:
         """Return the vectors of ``ids`` as an array ``(n, d)`` or, for ``return_type="list"``, as lists.
 
-        They are what the codes stand for, or what was added if the vectors are kept; of length 1 for cosine.
+        The default is what the installed hnswlib returns, an array since 0.8. They are what the codes stand for, or what
+        was added if the vectors are kept; of length 1 for cosine.
 
         Raises:
             ArgumentError: another ``return_type``, or a single label.

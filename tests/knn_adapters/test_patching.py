@@ -1,10 +1,12 @@
 """patch(): programs that import a library before or after get the stand-in, and the library's own names come back."""
 
+import ast
 import importlib
 import subprocess
 import sys
 import textwrap
 import threading
+from pathlib import Path
 
 import annoy
 import faiss
@@ -185,6 +187,18 @@ def test_every_name_that_both_have_is_replaced(library):
         for name in shared:
             assert getattr(module, name) is getattr(ours, name), name
         assert set(vars(module)) == set(OWN[module])
+
+
+def test_our_modules_take_the_library_from_where_it_stays_as_it_is():
+    """A module of ours that said `import hnswlib` would get its own classes while a program is patched."""
+    folder = Path(stand_in.__file__).parent
+    for path in sorted(folder.glob("hnswlib*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported = {alias.name for alias in node.names}
+                assert node.col_offset > 0 or "hnswlib" not in imported, path.name  # behind TYPE_CHECKING
+    for module in [module for name, module in sys.modules.items() if name.startswith("knn_adapters.hnswlib")]:
+        assert getattr(module, "hnswlib", original("hnswlib")) is original("hnswlib")
 
 
 @pytest.fixture
