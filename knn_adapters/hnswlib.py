@@ -233,8 +233,8 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
     def get_items(self, ids: npt.ArrayLike | None = None, return_type: str = _RETURN_TYPE) -> Any:
         """Return the vectors of ``ids`` as an array ``(n, d)`` or, for ``return_type="list"``, as lists.
 
-        The default is what the installed hnswlib returns, an array since 0.8. They are what the codes stand for, or what
-        was added if the vectors are kept; of length 1 for cosine.
+        The default is what the installed hnswlib returns, an array since 0.8. They are what the codes stand for, or
+        what was added if the vectors are kept; of length 1 for cosine.
 
         Raises:
             ArgumentError: another ``return_type``, or a single label.

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 
 import hnswlib
 import numpy as np
@@ -166,6 +167,24 @@ def test_filters(words):
         for query, row, values in zip(words[4000:4010], labels, distances, strict=True):
             exact = distances_to(words[row.astype(np.int64)], query, "l2")
             np.testing.assert_allclose(values, exact, rtol=2e-6)
+
+
+def test_searches_while_others_add_and_resize(words):
+    """Whatever is found meanwhile has the distance of the vector under its label."""
+    index, done = built(words[:2100], room=0), threading.Event()
+
+    def grow():
+        for start in range(2100, 3900, 60):
+            index.resize_index(start + 60)
+            index.add_items(words[start : start + 60], range(start, start + 60))
+        done.set()
+
+    grower = threading.Thread(target=grow)
+    grower.start()
+    while not done.is_set():
+        assert_exact(index, words, words[4000:4010], "l2")
+    grower.join()
+    np.testing.assert_array_equal(index.get_items(range(3900)), words[:3900])
 
 
 def test_figures_say_what_is_inside(words):
