@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from knn_adapters import _core, storage
+from knn_adapters import storage
 from knn_adapters._unsupported import reject_methods
 from knn_adapters._validation import (
     RuntimeArgumentError,
@@ -47,8 +47,9 @@ from knn_adapters.hnswlib_arguments import (
     threads_for,
 )
 from knn_adapters.hnswlib_bruteforce import BFIndex
+from knn_adapters.hnswlib_figures import figures
 from knn_adapters.hnswlib_snapshot import KIND, Snapshot, export, load, restored, snapshot, taken_over
-from knn_adapters.hnswlib_state import HnswState, held_bytes
+from knn_adapters.hnswlib_state import HnswState
 from knn_adapters.libraries import original
 from knn_adapters.wrapping import WrapOptions
 from mp_plugins import argument_error
@@ -435,30 +436,7 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
             export(path, elements)
 
     def _stats(self) -> IndexStats:
-        elements = self._started("stats")
-        rows, count, quantizer = elements.rows, max(elements.rows.count, 1), self._quantizer
-        room = max(elements.capacity, 1)  # memory is there for so many
-        other = 8.0 + elements.labels.nbytes / count
-        if isinstance(rows, CodedGraph):
-            other += rows.nbytes_other / count
-            codes_bytes, graph_bytes = rows.graph.nbytes_codes / room, rows.graph.nbytes_graph / room
-        else:
-            codes_bytes, graph_bytes = 4.0 * self.dim, 0.0
-        return IndexStats(
-            kind=KIND,
-            metric=self.space,
-            n_vectors=rows.count,
-            dim=self.dim,
-            bits=quantizer.bits if quantizer else 32,
-            clip=quantizer.clip if quantizer else "none yet",
-            simd_level=_core.simd_level(),
-            codes_bytes=codes_bytes,
-            graph_bytes=graph_bytes,
-            other_bytes=other,
-            original_bytes=held_bytes(self.dim, elements.settings.graph.max_m),
-            rescore=elements.options.rescore,
-            kept_bytes=4.0 * self.dim if isinstance(rows, CodedGraph) and rows.settings.keep_originals else 0.0,
-        )
+        return figures(self._started("stats"))
 
     def _vectors(self) -> tuple[npt.NDArray[np.int64], _Floats]:
         elements = self._started("vectors")

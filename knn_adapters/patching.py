@@ -27,9 +27,11 @@ def patch(*, libraries: Collection[str] = LIBRARIES) -> None:
     """Put our classes and functions in the place of the libraries' own, in all threads, until :func:`unpatch`.
 
     Calls may be nested: a library is as it was when each call that named it is undone. The libraries that are installed
-    are imported, the others skipped. What is made meanwhile stays ours afterwards, and goes on working; what was made
-    before stays the library's. Names that a program bound to the library's classes before (``from hnswlib import
-    Index``) keep their values, and so do names inside submodules of a library.
+    are imported, the others skipped. What is made meanwhile stays ours afterwards, and goes on working.
+
+    What was made before stays the library's: it is no instance of the class that its name stands for meanwhile, and
+    pickle, which looks classes up by name, refuses it. Names that a program bound to the library's classes before
+    (``from hnswlib import Index``) keep their values, and so do names inside submodules of a library.
 
     Args:
         libraries: which, out of ``"hnswlib"``, ``"faiss"`` and ``"annoy"``.

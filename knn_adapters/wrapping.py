@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from knn_adapters._validation import as_vectors
 from knn_adapters.quantizer import Quantizer, check_bits
-from knn_adapters.settings import check_rescore, current_settings
+from knn_adapters.settings import RESCORE_MODES, check_rescore, current_settings
 from mp_plugins import UnsupportedError, argument_error, load_registry
 
 if TYPE_CHECKING:
@@ -40,14 +40,28 @@ class WrapOptions:
     num_threads: int | None = None
 
     @classmethod
-    def configured(cls) -> WrapOptions:
+    def configured(cls, rescore_modes: tuple[str, ...] = RESCORE_MODES) -> WrapOptions:
         """Return what :func:`knn_adapters.configure` and the environment say, for an index that is made from nothing.
+
+        Args:
+            rescore_modes: what that kind of index can be rescored by.
 
         Raises:
             ArgumentError: an environment variable has a value that is not allowed.
+            UnsupportedError: they say another mode than those.
         """
         settings = current_settings()
-        return cls(bits=settings.bits, rescore=settings.rescore, num_threads=settings.num_threads)
+        made = cls(bits=settings.bits, rescore=settings.rescore, num_threads=settings.num_threads)
+        return made.checked_for(rescore_modes)
+
+    def checked_for(self, rescore_modes: tuple[str, ...]) -> WrapOptions:
+        """Return these options; raise an ``UnsupportedError`` if ``rescore`` is none of ``rescore_modes``."""
+        if self.rescore not in rescore_modes:
+            raise UnsupportedError(
+                f"`rescore` of {self.rescore!r} is not yet supported for this kind of index: use "
+                + " or ".join(f"rescore={mode!r}" for mode in rescore_modes)
+            )
+        return self
 
     def train_quantizer(self, metric: str, vectors: npt.NDArray[np.float32]) -> Any:
         """Return a quantizer for ``metric``, trained on the calibration vectors or, without them, on ``vectors``."""
@@ -162,11 +176,7 @@ def wrap(
         num_threads=settings.num_threads,
     )
     adapter = find_adapter(index)
-    if options.rescore not in adapter.rescore_modes:
-        raise UnsupportedError(
-            f"`rescore` of {options.rescore!r} is not yet supported for this kind of index: use "
-            + " or ".join(f"rescore={mode!r}" for mode in adapter.rescore_modes)
-        )
+    options.checked_for(adapter.rescore_modes)
     if adapter.is_wrapped(index):
         raise argument_error("index", "must not be wrapped already", repr(index), "use it as it is")
     return adapter.wrap(index, options)

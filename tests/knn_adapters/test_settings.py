@@ -9,6 +9,7 @@ import knn_adapters
 import mp_plugins
 from knn_adapters import hnswlib as stand_in
 from knn_adapters.settings import Settings, current_settings
+from knn_adapters.wrapping import WrapOptions
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +46,17 @@ def test_new_and_wrapped_indexes_take_the_defaults(build, words):
     assert knn_adapters.stats(knn_adapters.wrap(build["annoy"](words[:300], n_trees=2))).bits == 4
     knn_adapters.configure(bits=8)  # what is left out stays
     assert current_settings() == Settings(8, "residual", None)
+
+
+def test_a_mode_that_an_index_does_not_have_is_refused(build, small):
+    knn_adapters.configure(rescore="original")
+    assert options_of(stand_in.Index("l2", 24)) == (8, "original")
+    for call in (
+        lambda: knn_adapters.wrap(build["annoy"](small)),
+        lambda: WrapOptions.configured(("none", "residual")),
+    ):
+        with pytest.raises(mp_plugins.UnsupportedError, match=r"'original' is not yet .*: use rescore='none' or resc"):
+            call()
 
 
 def test_an_index_keeps_what_it_was_made_with(words):
