@@ -215,7 +215,8 @@ static void plan_links(struct inserter *in, uint32_t id, size_t level, uint64_t 
     for (; at > level; at--)
         node = descend(&in->walk, node, at, &key);
     for (size_t above = at + 1; above-- > 0;) {
-        struct pool pool = {.ranks = in->pool, .capacity = in->hnsw->settings.ef_construction};
+        const size_t breadth = in->hnsw->settings.ef_construction;
+        struct pool pool = {.ranks = in->pool, .capacity = breadth, .breadth = breadth};
         mp_visited_begin(in->scratch, in->graph.items.n); /* has its memory since prepare() */
         in->walk.epoch = in->scratch->epoch;
         search_level(&in->walk, &pool, above, node, key);
@@ -300,7 +301,9 @@ static void insert_chunk(void *context, size_t begin, size_t end) {
     const size_t dim = hnsw->settings.dim;
     in.graph = mp_hnsw_graph(hnsw, addition->storage);
     in.graph.items.n = addition->storage->capacity;
-    in.graph.items.residuals = (struct mp_residuals){0}; /* all distances that are compared are those of one level */
+    /* All distances that are compared are those of the codes. */
+    in.graph.items.residuals = (struct mp_residuals){0};
+    in.graph.items.originals = NULL;
     in.pool = scratch->ranks.data;
     in.around = in.pool + hnsw->settings.ef_construction + 1;
     in.chosen = (uint32_t *)scratch->ids.data + 2 * hnsw->max_links0 + 4;

@@ -103,13 +103,18 @@ void mp_hnsw_write(const struct mp_hnsw *hnsw, struct mp_hnsw_storage *storage, 
         const struct mp_level level = level_of(hnsw, record);
         mp_encode_residuals(&level, vector, settings->range, storage->residuals + id * settings->dim);
     }
+    if (storage->originals)
+        memcpy(storage->originals + id * settings->dim, vector, settings->dim * sizeof(float));
     complete(hnsw, storage, id);
 }
 
-void mp_hnsw_write_codes(const struct mp_hnsw *hnsw, struct mp_hnsw_storage *storage, size_t id, const uint8_t *code,
-                         const uint8_t *residual) {
-    memcpy(storage->records + id * hnsw->stride, code, hnsw->code_bytes);
+void mp_hnsw_write_codes(const struct mp_hnsw *hnsw, struct mp_hnsw_storage *storage, size_t id,
+                         const struct mp_hnsw_arrays *arrays) {
+    const size_t dim = hnsw->settings.dim;
+    memcpy(storage->records + id * hnsw->stride, arrays->codes + id * hnsw->code_bytes, hnsw->code_bytes);
     if (storage->residuals)
-        memcpy(storage->residuals + id * hnsw->settings.dim, residual, hnsw->settings.dim);
+        memcpy(storage->residuals + id * dim, arrays->residuals + id * dim, dim);
+    if (storage->originals)
+        memcpy(storage->originals + id * dim, arrays->originals + id * dim, dim * sizeof(float));
     complete(hnsw, storage, id);
 }

@@ -96,6 +96,22 @@ double mp_dot_product(const float *a, const float *b, size_t dim) {
     return add_lanes(sums);
 }
 
+double mp_squared_distance(const float *a, const float *b, size_t dim) {
+    double sums[LANES] = {0};
+    size_t i = 0;
+    for (; i + LANES <= dim; i += LANES) {
+        for (size_t lane = 0; lane < LANES; lane++) {
+            const double difference = (double)a[i + lane] - (double)b[i + lane];
+            sums[lane] += difference * difference;
+        }
+    }
+    for (size_t lane = 0; i < dim; i++, lane++) {
+        const double difference = (double)a[i] - (double)b[i];
+        sums[lane] += difference * difference;
+    }
+    return add_lanes(sums);
+}
+
 /* max |a_i * b_i|. */
 static double largest_product(const float *a, const float *b, size_t dim) {
     double largest0 = 0, largest1 = 0;

@@ -121,6 +121,13 @@ class _Searcher:
         thus what a graph or forest visits, stays the first level's.
         """
 
+    def add_originals(self, vectors: npt.NDArray[np.float32]) -> None:
+        """Rescore by the vectors ``(n, d)`` of the codes from now on; to be called before the first search.
+
+        They are read where they lie. Distances of results are exact to float32 then; the order of candidates before
+        rescoring is that of the codes.
+        """
+
 class FlatSearcher(_Searcher):
     """Exhaustive search over contiguous codes; ``norms`` are those of :func:`squared_norms`, needed for ``"l2"``.
 
@@ -229,6 +236,7 @@ class HnswGraph:
         span: steps that the second level covers, see :func:`encode_residuals`; 0 for a graph without one. Searches read
             it to rescore, insertion doesn't.
         feedback: see :func:`encode`; borrowed.
+        keep_originals: whether to keep the vectors and rescore by them, without ``span``; so distances are exact.
         level: SIMD level.
     """
 
@@ -246,6 +254,7 @@ class HnswGraph:
         bits: int = ...,
         span: float = ...,
         feedback: npt.NDArray[np.uint16] | None = ...,
+        keep_originals: bool = ...,
         level: str = ...,
     ) -> None: ...
     def fill(
@@ -257,6 +266,7 @@ class HnswGraph:
         link_lists: npt.NDArray[np.uint32],
         entry_point: int,
         max_level: int,
+        originals: npt.NDArray[np.float32] | None = ...,
     ) -> None:
         """Put the nodes of an existing graph into this empty one, which goes on growing from there.
 
@@ -308,6 +318,9 @@ class HnswGraph:
 
     def residuals(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8] | None:
         """Return the second level of some nodes, ``(len(ids), d)``; None for a graph without one."""
+
+    def originals(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32] | None:
+        """Return the vectors of some nodes, ``(len(ids), d)``; None unless they are kept."""
 
     def level_of(self, node: int) -> int:
         """Return the highest level that a node is in."""

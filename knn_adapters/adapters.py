@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from knn_adapters.evaluation import IndexStats
+from knn_adapters.libraries import original
+from knn_adapters.settings import RESCORE_MODES
 from knn_adapters.wrapping import IndexAdapter, WrapOptions
 
 __all__ = ["AnnoyAdapter", "FaissAdapter", "HnswlibAdapter"]
@@ -26,8 +28,7 @@ class _LibraryAdapter(IndexAdapter):
     def handles(self, index: object) -> bool:
         """Whether ``index`` is of the library."""
         # An index of the library exists only if the library was imported.
-        library = sys.modules.get(self.library)
-        return library is not None and isinstance(index, getattr(library, self.index_class))
+        return self.library in sys.modules and isinstance(index, getattr(original(self.library), self.index_class))
 
     def is_wrapped(self, index: Any) -> bool:
         """Whether the class of ``index`` is one of ours."""
@@ -81,6 +82,7 @@ class HnswlibAdapter(_LibraryAdapter):
 
     library, index_class = "hnswlib", "Index"
     supported = "hnswlib.Index"
+    rescore_modes = RESCORE_MODES
 
     def wrap(self, index: Any, options: WrapOptions) -> Any:
         """Return the quantized index."""

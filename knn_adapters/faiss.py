@@ -18,7 +18,7 @@ from knn_adapters._unsupported import protect_properties, reject_methods, unsupp
 from knn_adapters._validation import as_queries, check_finite, check_k, has_missing
 from knn_adapters.evaluation import IndexStats
 from knn_adapters.faiss_arguments import check_8_bits, check_output, delivered
-from knn_adapters.quantizer import held_bytes
+from knn_adapters.quantizer import quantizer_bytes
 from knn_adapters.second_level import SecondLevel
 from knn_adapters.wrapping import WrapOptions
 from mp_plugins import UnsupportedError, argument_error, missing_dependency
@@ -181,7 +181,9 @@ class _QuantizedIndex:
     def _stats(self: Any) -> IndexStats:
         quantizer, norms = self._quantizer, self._norms
         held = sum(part.nbytes for part in (norms, self._second_level) if part is not None)
-        ranges = held_bytes(quantizer) + quantizer.scale.nbytes + quantizer.offset.nbytes  # FAISS has a pair of its own
+        ranges = (
+            quantizer_bytes(quantizer) + quantizer.scale.nbytes + quantizer.offset.nbytes
+        )  # FAISS has a pair of its own
         other = ranges + (self._lists.bytes_beside_codes if self._lists is not None else 0)
         return IndexStats(
             kind=f"faiss.{type(self).__name__}",

@@ -15,7 +15,7 @@ from knn_adapters.feedback import feedback_of
 from knn_adapters.recall import normalised
 from mp_plugins import argument_error
 
-__all__ = ["METRICS", "Quantizer", "held_bytes"]
+__all__ = ["METRICS", "Quantizer", "check_bits", "quantizer_bytes"]
 
 METRICS = ("l2", "ip", "cosine")
 
@@ -47,7 +47,7 @@ class Quantizer:
 
     def __init__(self, metric: str = "l2", *, bits: int = 8, seed: int = 0, residual: bool = False) -> None:
         self.metric = check_choice("metric", metric, METRICS)
-        self.bits = check_bits(bits)
+        self.bits = check_bits("bits", bits)
         self.seed = seed
         self.residual = residual
         self._affine: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None = None
@@ -248,16 +248,16 @@ class Quantizer:
         return self._affine
 
 
-def held_bytes(quantizer: Any) -> int:
+def quantizer_bytes(quantizer: Any) -> int:
     """Return the bytes of scale, offset and feedback of a trained quantizer, ours or a plug-in's."""
     parts = (quantizer.scale, quantizer.offset, getattr(quantizer, "feedback", None))
     return sum(part.nbytes for part in parts if part is not None)
 
 
-def check_bits(bits: Any) -> int:
-    """Return ``bits`` if this release can encode with so many."""
-    if isinstance(bits, bool) or not isinstance(bits, (int, np.integer)):
-        raise number_error("bits", bits)
-    if bits not in (8, 4):
-        raise argument_error("bits", "must be 8 or 4", bits, "use bits=8")
-    return int(bits)
+def check_bits(argument: str, value: Any) -> int:
+    """Return ``value`` if this release can encode with so many bits."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise number_error(argument, value)
+    if value not in (8, 4):
+        raise argument_error(argument, "must be 8 or 4", value, "use 8")
+    return int(value)

@@ -234,6 +234,14 @@ void Residuals::attach(mp_items &items, nb::handle codes_object, nb::handle norm
     items.residuals = {codes.as<uint8_t>(), norms.as<float>(), checked};
 }
 
+void Originals::attach(mp_items &items, nb::handle vectors_object) {
+    Array fresh = finite_array(vectors_object, "vectors", 2);
+    require_length(fresh, "vectors", items.n, "the number of codes");
+    require_columns(fresh, "vectors", items.dim);
+    vectors = std::move(fresh);
+    items.originals = vectors.as<float>();
+}
+
 const mp_kernels *find_kernels(const char *level) {
     if (std::strcmp(level, "auto") != 0)
         return named_kernels(level, "level", "use \"auto\" to get the best one");

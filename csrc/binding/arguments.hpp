@@ -84,6 +84,13 @@ struct Residuals {
     void attach(mp_items &items, nb::handle codes, nb::handle norms, float range);
 };
 
+// The vectors that some items were encoded from, kept alive.
+struct Originals {
+    Array vectors;
+    // Checks that they fit `items` and makes `items` read them.
+    void attach(mp_items &items, nb::handle vectors);
+};
+
 // Kernels by name; "auto" is the best that the machine has or what MP_SIMD_LEVEL says.
 const mp_kernels *find_kernels(const char *level);
 

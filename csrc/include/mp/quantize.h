@@ -43,6 +43,7 @@ static inline uint8_t mp_code_of(float value, float scale, float offset, float m
 }
 
 struct mp_query {
+    const float *vector; /* the caller's */
     /* In the order that the kernels of the items want, MP_ALIGN aligned, zero behind each plane. */
     int8_t *high, *low;
     /* In the order of the dimensions; for 8-bit items the same memory. */
@@ -51,6 +52,7 @@ struct mp_query {
     double bias;
     double sqnorm;   /* |q|^2 */
     double step_sum; /* sum_i q_i s_i, for items with residuals */
+    double factor;   /* of <q, x> for items with originals: 1 / |q| for cosine, else 1 */
 };
 
 void mp_encode(const float *vectors, size_t n, size_t dim, const float *scale, const float *offset, uint8_t *codes);
@@ -66,6 +68,8 @@ void mp_squared_norms4(const uint8_t *codes, size_t n, size_t dim, const float *
 void mp_fold_query(const float *vector, size_t dim, const float *scale, const float *offset, struct mp_query *query);
 /* sum_i a_i b_i in double, in four lanes, i % 4. */
 double mp_dot_product(const float *a, const float *b, size_t dim);
+/* sum_i (a_i - b_i)^2, in the same way. */
+double mp_squared_distance(const float *a, const float *b, size_t dim);
 /* Sorts folded values into the planes that u4 kernels want. `planes` has 2 * mp_plane_bytes(dim) bytes. */
 void mp_split_planes(const int8_t *values, size_t dim, int8_t *planes);
 
