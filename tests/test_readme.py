@@ -67,3 +67,22 @@ def test_the_stand_in_for_hnswlib_is_used_as_shown(tmp_path, monkeypatch):
     plain = pytest.importorskip("hnswlib").Index(space="cosine", dim=384)
     plain.load_index("plain.bin")
     assert plain.get_current_count() == 300
+
+
+def test_the_stand_in_for_faiss_is_used_as_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    names = {"vectors": rng.normal(size=(700, 384)).astype(np.float32), "queries": rng.normal(size=(5, 384))}
+    exec(code_block("from knn_adapters import faiss"), names)  # noqa: S102  # our own README
+    assert names["ids"].max() < 100
+    assert pytest.importorskip("faiss").read_index("stock.faiss").ntotal == 700
+
+
+def test_the_stand_in_for_annoy_is_used_as_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    vectors = np.random.default_rng(0).normal(size=(300, 384)).astype(np.float32)
+    names = {"vectors": vectors}
+    exec(code_block("from knn_adapters import annoy"), names)  # noqa: S102  # our own README
+    loaded = names["annoy"].AnnoyIndex(384, "angular")
+    assert loaded.load("codes.mp")
+    assert loaded.get_n_items() == 300
