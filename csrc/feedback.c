@@ -1,8 +1,14 @@
 #include "mp/feedback.h"
 
 #include "mp/quantize.h"
+#include "mp/threads.h"
 
+#include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
+
+#define CHUNK 64                    /* vectors that a thread takes at a time */
+#define WORTH_A_THREAD (1ull << 24) /* factors times vectors: half a millisecond, a start takes 20 us */
 
 /* A pair of 4-bit codes shares a byte; the even one comes first and clears it. */
 static inline void store_code(uint8_t *code, size_t i, size_t bits, uint8_t value) {
@@ -39,4 +45,33 @@ void mp_encode_with_feedback(const struct mp_feedback *feedback, const float *ve
     for (size_t begin = 0; begin < n; begin += MP_FED_ROWS)
         encode_rows(feedback, vectors + begin * feedback->dim, n - begin < MP_FED_ROWS ? n - begin : MP_FED_ROWS, rests,
                     codes + begin * size);
+}
+
+struct encoding {
+    const struct mp_feedback *feedback;
+    const float *vectors;
+    uint8_t *codes;
+    atomic_bool no_memory;
+};
+
+static void encode_chunk(void *context, size_t begin, size_t end) {
+    struct encoding *encoding = context;
+    const struct mp_feedback *feedback = encoding->feedback;
+    const size_t dim = feedback->dim, size = feedback->bits == 4 ? (dim + 1) / 2 : dim;
+    float *rests = malloc(MP_FED_ROWS * dim * sizeof *rests);
+    if (rests)
+        mp_encode_with_feedback(feedback, encoding->vectors + begin * dim, end - begin, rests,
+                                encoding->codes + begin * size);
+    else
+        atomic_store(&encoding->no_memory, true);
+    free(rests);
+}
+
+struct mp_status mp_encode_all_with_feedback(const struct mp_feedback *feedback, const float *vectors, size_t n,
+                                             int num_threads, uint8_t *codes) {
+    struct encoding encoding = {.feedback = feedback, .vectors = vectors, .codes = codes};
+    const size_t n_shares = (size_t)((double)n * (double)mp_feedback_size(feedback->dim) / WORTH_A_THREAD);
+    atomic_init(&encoding.no_memory, false);
+    mp_parallel_for(n, CHUNK, mp_n_threads_for(num_threads, n_shares), encode_chunk, &encoding);
+    return atomic_load(&encoding.no_memory) ? mp_no_memory() : mp_ok();
 }

@@ -51,10 +51,12 @@ def encode(
     bits: int = ...,
     feedback: npt.NDArray[np.uint16] | None = ...,
     level: str = ...,
+    num_threads: int = ...,
 ) -> npt.NDArray[np.uint8]:
     """Return codes: ``round((x - offset) / scale)`` clamped to 0..255 or 0..15; 0 where ``scale`` is 0.
 
-    With ``feedback``, ``(d * (d - 1) / 2,)`` in bfloat16, later dimensions make up for the errors of earlier ones.
+    With ``feedback``, ``(d * (d - 1) / 2,)`` in bfloat16, later dimensions make up for the errors of earlier ones;
+    that takes threads, every core by default.
     """
 
 def decode(

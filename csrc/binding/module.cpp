@@ -91,7 +91,7 @@ nb::object dot_u4s8(nb::handle codes_object, nb::handle query_object, const char
 }
 
 nb::object encode(nb::handle vectors_object, nb::handle scale, nb::handle offset, int bits, nb::handle feedback,
-                  const char *level) {
+                  const char *level, int num_threads) {
     const Array vectors = finite_array(vectors_object, "vectors", 2);
     const size_t n = vectors.shape(0), dim = checked_dim(vectors.shape(1));
     const Quantization by(scale, offset, dim);
@@ -101,13 +101,17 @@ nb::object encode(nb::handle vectors_object, nb::handle scale, nb::handle offset
                              packed ? 4u : 8u, find_kernels(level)};
     nb::object result = empty_array(nb::make_tuple(n, packed ? (dim + 1) / 2 : dim), "uint8");
     Array codes(result, "result", "uint8", 2);
-    std::vector<float> rests(fed.factors ? MP_FED_ROWS * dim : 0);
-    nb::gil_scoped_release release;
-    if (fed.factors)
-        mp_encode_with_feedback(&fed, vectors.as<float>(), n, rests.data(), codes.as_writable<uint8_t>());
-    else
-        (packed ? mp_encode4 : mp_encode)(vectors.as<float>(), n, dim, fed.scale, fed.offset,
-                                          codes.as_writable<uint8_t>());
+    mp_status status = mp_ok();
+    {
+        nb::gil_scoped_release release;
+        if (fed.factors)
+            status =
+                mp_encode_all_with_feedback(&fed, vectors.as<float>(), n, num_threads, codes.as_writable<uint8_t>());
+        else
+            (packed ? mp_encode4 : mp_encode)(vectors.as<float>(), n, dim, fed.scale, fed.offset,
+                                              codes.as_writable<uint8_t>());
+    }
+    raise_if_failed(status);
     return result;
 }
 
@@ -219,7 +223,7 @@ NB_MODULE(_core, module) {
     module.def("dot_u4s8", &mp::dot_u4s8, nb::arg("codes"), nb::arg("query"), nb::arg("level") = "auto",
                nb::arg("run") = false, "Return the n integer dot products of packed 4-bit codes with one query (d,).");
     module.def("encode", &mp::encode, nb::arg("vectors"), nb::arg("scale"), nb::arg("offset"), nb::arg("bits") = 8,
-               nb::arg("feedback").none() = nb::none(), nb::arg("level") = "auto",
+               nb::arg("feedback").none() = nb::none(), nb::arg("level") = "auto", nb::arg("num_threads") = 0,
                "Return codes: round((x - offset) / scale) clamped to 0..255 or 0..15; 0 where scale is 0.");
     module.def("decode", &mp::decode, nb::arg("codes"), nb::arg("scale"), nb::arg("offset"), nb::arg("bits") = 8,
                "Return offset + scale * code, (n, d).");

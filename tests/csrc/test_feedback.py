@@ -61,6 +61,14 @@ def test_one_by_one_or_together(level: str) -> None:
         )
 
 
+@pytest.mark.parametrize("num_threads", [0, 1, 3])
+def test_over_threads(num_threads: int) -> None:
+    vectors, scale, offset, factors = make(3, 9000, 128)  # four threads' worth
+    alone = np.concatenate([_core.encode(part, scale, offset, 4, factors) for part in np.array_split(vectors, 90)])
+    together = _core.encode(vectors, scale, offset, 4, factors, num_threads=num_threads)
+    np.testing.assert_array_equal(together, alone)
+
+
 def test_without_correlations_values_are_rounded_one_by_one() -> None:
     vectors, scale, offset, factors = make(1, 40, 33)
     np.testing.assert_array_equal(

@@ -15,6 +15,7 @@
 #define MP_FEEDBACK_H
 
 #include "mp/kernels.h"
+#include "mp/status.h"
 
 /* dim (dim - 1) / 2: the values of f. */
 static inline size_t mp_feedback_size(size_t dim) {
@@ -31,5 +32,9 @@ struct mp_feedback {
 };
 void mp_encode_with_feedback(const struct mp_feedback *feedback, const float *vectors, size_t n, float *rests,
                              uint8_t *codes);
+
+/* The same for many vectors, over threads (0: every core), in working memory of its own. */
+struct mp_status mp_encode_all_with_feedback(const struct mp_feedback *feedback, const float *vectors, size_t n,
+                                             int num_threads, uint8_t *codes);
 
 #endif
