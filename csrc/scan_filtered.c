@@ -6,9 +6,9 @@
 #define LOOKAHEAD 8 /* items whose codes are on their way */
 
 /* From which share of a chunk on, in eighths, all of it is scored and the filter asked for what is near. Where the
- * codes come from memory, one here and there costs twice as much as one in a row (116 k x 384: 41 and 18 ns); strips
- * hide that, and copying costs a tenth of what they do. */
-#define DENSE_EIGHTHS 4
+ * codes come from memory, one here and there costs three times as much as one in a row (116 k x 384, busy memory: 70
+ * and 25 ns); strips hide that, and copying costs a tenth of what they do. */
+#define DENSE_EIGHTHS 3
 #define DENSE_EIGHTHS_OF_STRIPS 7
 
 void mp_scan_list(const struct mp_items *items, uint32_t first_id, const uint32_t *positions, size_t count,
