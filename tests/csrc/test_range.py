@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -68,7 +69,7 @@ def rows_of(answer: Any) -> Hits:
     assert (lims.dtype, distances.dtype, ids.dtype) == (np.uint64, np.float32, np.int64)
     assert (lims[0], int(lims[-1])) == (0, len(ids))
     ends = lims.astype(np.int64)
-    return [(distances[a:b], ids[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [(distances[a:b], ids[a:b]) for a, b in itertools.pairwise(ends)]
 
 
 def assert_same(found: Hits, wanted: Hits) -> None:
