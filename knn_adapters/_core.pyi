@@ -227,7 +227,6 @@ class LinkedGraphSearcher(_Searcher):
     ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Score all codes, without a walk, as :meth:`FlatSearcher.range_search` does."""
 
-
 class HnswGraph:
     """An HNSW graph over codes that grows while it is searched: hnswlib's algorithm and parameters.
 
