@@ -14,10 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from knn_adapters import _core
-from knn_adapters._unsupported import protect_properties, reject_methods, unsupported
-from knn_adapters._validation import as_queries, check_finite, check_k, has_missing
+from knn_adapters._unsupported import protect_properties, reject_methods
+from knn_adapters._validation import as_queries, check_k
 from knn_adapters.evaluation import IndexStats
-from knn_adapters.faiss_arguments import check_8_bits, check_output, delivered
 from knn_adapters.second_level import SecondLevel
 from knn_adapters.wrapping import WrapOptions
 from mp_plugins import UnsupportedError, argument_error, missing_dependency
@@ -27,6 +26,8 @@ try:
 
     from knn_adapters import faiss_ivf
     from knn_adapters import faiss_storage as storage
+    from knn_adapters.faiss_arguments import as_numeric, as_radius, check_8_bits, check_output, delivered
+    from knn_adapters.faiss_searching import ListMethods, filled, nearest, within
 except ImportError as error:
     raise missing_dependency("faiss", "faiss", wanted_by="knn_adapters.faiss") from error
 
@@ -36,8 +37,6 @@ __all__ = [
 ]  # fmt: skip
 
 C = TypeVar("C", bound=type)
-
-_FLOAT_MAX = float(np.finfo(np.float32).max)  # what FAISS fills missing results with
 
 
 class _QuantizedIndex:
@@ -127,43 +126,59 @@ class _QuantizedIndex:
 
         Squared Euclidean distance, ascending, or inner product, descending. Missing results have id -1. The breadth of
         a search is ``hnsw.efSearch`` or ``nprobe`` as it is at this moment; threads are those of
-        ``faiss.omp_set_num_threads``.
+        ``faiss.omp_set_num_threads``. Searches leave the counters ``faiss.cvar.hnsw_stats`` and ``indexIVF_stats`` as
+        they are.
 
         Args:
             x: queries ``(q, d)``.
             k: number of neighbours.
-            params: not yet supported.
+            params: ``faiss.SearchParameters``, or ``SearchParametersHNSW`` or ``SearchParametersIVF`` of such an index,
+                which replace the settings of the index for this call. Of ``max_codes``, the list in which it ends is
+                scanned whole. A selector that calls Python is asked about candidates only.
             D: array ``(q, k)`` ``float32`` to write distances to.
             I: array ``(q, k)`` ``int64`` to write ids to.
-            numeric_type: ``faiss.Float32`` or nothing.
+            numeric_type: ``faiss.Float32``, or ``Float16``, ``UInt8``, ``Int8`` for numbers of these types.
 
         Raises:
-            ArgumentError: a wrong shape, dtype or dimension, NaN or infinity, k below 1.
-            UnsupportedError: search parameters, or another numeric type.
+            ArgumentError: a wrong shape, dtype or dimension, NaN or infinity, k or ``efSearch`` below 1.
+            ArgumentTypeError: ``params`` that are none.
+            RuntimeError: ``params`` of another kind for inverted lists, or ``nprobe`` below 1.
         """
-        if params is not None:
-            raise unsupported("search(params=...)")
-        if numeric_type is not None and numeric_type != getattr(faiss, "Float32", None):
-            raise unsupported("search(numeric_type=...) other than Float32")
-        queries, count = as_queries("x", x, self.d, single=False), check_k("k", k)
+        queries, count = as_queries("x", as_numeric("x", x, numeric_type), self.d, single=False), check_k("k", k)
         check_output("D", D, (len(queries), count), np.float32)
         check_output("I", I, (len(queries), count), np.int64)
-        threads = 1 if len(queries) == 1 else faiss.omp_get_max_threads()
-        try:
-            distances, ids = self._search(queries, count, threads)
-        except ValueError:
-            check_finite("x", queries)
-            raise
-        if has_missing(ids):
-            distances[ids < 0] = _FLOAT_MAX if self.metric_type == faiss.METRIC_L2 else -_FLOAT_MAX
+        distances, ids = filled(self, *nearest(self, queries, count, params))
         return delivered(distances, D), delivered(ids, I)
 
-    def _search(self: Any, queries: npt.NDArray[np.float32], k: int, threads: int) -> Any:
-        if self._lists is not None:
-            return self._lists.search(queries, k, self.nprobe, num_threads=threads)
-        if self._hnsw is not None:
-            return self._searcher.search(queries, k, max(self._hnsw.efSearch, k), num_threads=threads)
-        return self._searcher.search(queries, k, num_threads=threads)
+    def range_search(
+        self: Any, x: npt.ArrayLike, thresh: float, *, params: Any = None
+    ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Return ``(lims, D, I)``: all vectors nearer than ``thresh``, those of query i at ``lims[i]:lims[i + 1]``.
+
+        Squared distances below ``thresh``, or inner products above it, in FAISS' order: ascending ids, or list by list
+        in the order in which a query visits them. A graph is not walked: every vector is scored, so that none is
+        missed, whatever ``efSearch``; FAISS' own result has those only that its walk meets, in the order of the walk.
+
+        Args:
+            x: queries ``(q, d)``.
+            thresh: squared distance, or inner product.
+            params: as for :meth:`search`; lists also end at ``max_empty_result_buckets``, and know no ``max_codes``.
+
+        Raises:
+            ArgumentError: a wrong shape or dimension, NaN or infinity in ``x``, NaN for ``thresh``.
+            ArgumentTypeError: ``params`` that are none.
+            RuntimeError: ``params`` of another kind for inverted lists, or ``nprobe`` below 1.
+        """
+        return within(self, as_queries("x", x, self.d, single=False), as_radius("thresh", thresh), params)
+
+    def assign(
+        self: Any, x: npt.ArrayLike, k: int = 1, labels: npt.NDArray[np.int64] | None = None
+    ) -> npt.NDArray[np.int64]:
+        """Return the ids ``(q, k)`` ``int64`` that :meth:`search` finds, in ``labels`` if given."""
+        queries, count = as_queries("x", x, self.d, single=False), check_k("k", k)
+        check_output("labels", labels, (len(queries), count), np.int64)
+        ids: npt.NDArray[np.int64] = self.search(queries, count, I=labels)[1]
+        return ids
 
     def __repr__(self: Any) -> str:
         return f"<knn_adapters.faiss.{type(self).__name__} d={self.d} ntotal={self.ntotal} bits={self._quantizer.bits}>"
@@ -205,11 +220,15 @@ class _QuantizedIndex:
         return np.arange(len(codes), dtype=np.int64), self._quantizer.decode(codes, *residuals)
 
 
+class _QuantizedLists(ListMethods, _QuantizedIndex):
+    """The same for indexes of inverted lists."""
+
+
 def _standing_in(cls: C) -> C:
     """Close what a wrapped index does not answer yet and what would move the memory under our searcher."""
     _, held, shown = (*cls.__bases__, cls.__bases__[-1])[:3]
     reject_methods(cls, held, shown)
-    return protect_properties(cls, held, shown, writable=("this", "thisown", "verbose", "nprobe"))
+    return protect_properties(cls, held, shown, writable=("this", "thisown", "verbose", "nprobe", "max_codes"))
 
 
 @_standing_in
@@ -233,7 +252,7 @@ class IndexHNSWFlat(_QuantizedIndex, faiss.IndexHNSWSQ, faiss.IndexHNSWFlat):  #
 
 
 @_standing_in
-class IndexIVFFlat(_QuantizedIndex, faiss.IndexIVFScalarQuantizer, faiss.IndexIVFFlat):  # type: ignore[misc]
+class IndexIVFFlat(_QuantizedLists, faiss.IndexIVFScalarQuantizer, faiss.IndexIVFFlat):  # type: ignore[misc]
     """Stands for ``faiss.IndexIVFFlat``; an ``IndexIVFScalarQuantizer`` underneath."""
 
 
@@ -248,7 +267,7 @@ class IndexHNSWSQ(_QuantizedIndex, faiss.IndexHNSWSQ):  # type: ignore[misc]
 
 
 @_standing_in
-class IndexIVFScalarQuantizer(_QuantizedIndex, faiss.IndexIVFScalarQuantizer):  # type: ignore[misc]
+class IndexIVFScalarQuantizer(_QuantizedLists, faiss.IndexIVFScalarQuantizer):  # type: ignore[misc]
     """Stands for ``faiss.IndexIVFScalarQuantizer`` of 8 bits, whose codes it holds."""
 
 

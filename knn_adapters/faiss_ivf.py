@@ -21,10 +21,10 @@ _Ids = npt.NDArray[np.int64]
 
 
 def check_lists(index: Any) -> None:
-    """Refuse lists that cannot be read in place, and a limit of the search that ours does not know.
+    """Refuse lists that cannot be read in place.
 
     Raises:
-        UnsupportedError: lists on disk or in blocks, or ``max_codes``.
+        UnsupportedError: lists on disk or in blocks.
         ArgumentError: the index holds no vectors.
     """
     if not index.ntotal:
@@ -33,8 +33,6 @@ def check_lists(index: Any) -> None:
     if not isinstance(lists, faiss.ArrayInvertedLists):
         kind = type(lists).__name__
         raise UnsupportedError(f"inverted lists of type {kind} are not yet supported: use ArrayInvertedLists")
-    if index.max_codes:
-        raise UnsupportedError("`max_codes` of an IVF index is not yet supported: set it to 0")
 
 
 def _arrays(index: Any) -> tuple[list[_Codes], list[_Ids]]:
@@ -98,6 +96,7 @@ def quantized_lists(original: Any, quantizer: Quantizer) -> Any:
             codes = quantizer.encode(rows.view(np.float32))
             made.invlists.add_entries(number, len(ids), faiss.swig_ptr(ids), faiss.swig_ptr(codes))
     made.ntotal, made.nprobe, made.verbose = original.ntotal, original.nprobe, original.verbose
+    made.max_codes = original.max_codes
     # The C++ object owns its coarse quantizer from here on, as that of a file does.
     coarse.this.disown()
     made.own_fields = True
@@ -105,22 +104,23 @@ def quantized_lists(original: Any, quantizer: Quantizer) -> Any:
 
 
 class ListSearch:
-    """Search of an SQ index of inverted lists: FAISS' coarse quantizer picks the lists, our kernels scan them."""
+    """What searches an SQ index of inverted lists: FAISS' coarse quantizer picks the lists, our kernels scan them.
+
+    Attributes:
+        coarse: the coarse quantizer.
+        searcher: of the core, over the index's memory.
+        ids: of each list, as views of the index's memory.
+    """
 
     def __init__(self, index: Any, quantizer: Quantizer) -> None:
-        codes, ids = _arrays(index)
-        self._coarse = faiss.downcast_index(index.quantizer)
+        codes, self.ids = _arrays(index)
+        self.coarse = faiss.downcast_index(index.quantizer)
         self._centroids = _centroids(index)
-        self._searcher = _core.IvfSearcher(
-            codes, ids, self._centroids, quantizer.scale, quantizer.offset, quantizer.core_metric
+        self.searcher = _core.IvfSearcher(
+            codes, self.ids, self._centroids, quantizer.scale, quantizer.offset, quantizer.core_metric
         )
-
-    def search(self, queries: _Floats, k: int, n_probe: int, *, num_threads: int) -> tuple[_Floats, _Ids]:
-        """Return distances and ids ``(q, k)`` found in the ``n_probe`` lists whose centroids are nearest."""
-        assignment = self._coarse.search(queries, min(n_probe, self._coarse.ntotal))[1]
-        return self._searcher.search(queries, assignment, k, num_threads=num_threads)
 
     @property
     def bytes_beside_codes(self) -> int:
         """Bytes of norms, tables and our copy of the centroids."""
-        return self._searcher.nbytes + (self._centroids.nbytes if self._centroids is not None else 0)
+        return self.searcher.nbytes + (self._centroids.nbytes if self._centroids is not None else 0)

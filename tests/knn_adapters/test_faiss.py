@@ -151,11 +151,7 @@ def test_threads_of_python_and_of_the_search_agree(pair, queries):
         (lambda index: index.search(np.zeros((1, 24)), "a"), ValueError, "`k` must be an integer"),
         (lambda index: index.search(np.zeros((1, 24)), 2, D=np.zeros((1, 3))), ValueError, "`D` must be float32"),
         (lambda index: index.search(np.zeros((1, 24)), 1, I=np.zeros((1, 1), int).astype("i4")), ValueError, "`I`"),
-        (
-            lambda index: index.search(np.zeros((1, 24)), 1, params=faiss.SearchParameters()),
-            NotImplementedError,
-            "params",
-        ),
+        (lambda index: index.search(np.zeros((1, 24)), 1, params=3), TypeError, "`params` must be faiss.SearchParam"),
         (lambda index: setattr(index, "ntotal", 7), NotImplementedError, "ntotal"),
         (lambda index: pickle.dumps(index), NotImplementedError, "not yet supported"),
         (lambda index: setattr(index, "unknown", 7), AttributeError, "unknown"),
