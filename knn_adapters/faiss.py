@@ -26,7 +26,8 @@ try:
 
     from knn_adapters import faiss_ivf
     from knn_adapters import faiss_storage as storage
-    from knn_adapters.faiss_arguments import as_numeric, as_radius, check_8_bits, check_output, delivered
+    from knn_adapters.faiss_arguments import check_8_bits, check_output, delivered
+    from knn_adapters.faiss_queries import as_numeric, as_radius
     from knn_adapters.faiss_searching import ListMethods, filled, nearest, within
 except ImportError as error:
     raise missing_dependency("faiss", "faiss", wanted_by="knn_adapters.faiss") from error

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from knn_adapters._validation import as_queries, check_finite, check_k, has_missing
-from knn_adapters.faiss_arguments import as_assignment, as_radius, check_output, delivered
+from knn_adapters.faiss_arguments import check_output, delivered
 from knn_adapters.faiss_params import check_params, ef_of, filter_of, max_empty_of, visited, within_budget
+from knn_adapters.faiss_queries import as_assignment, as_radius
 from mp_plugins import UnsupportedError
 
 __all__ = ["ListMethods", "filled", "nearest", "within"]
