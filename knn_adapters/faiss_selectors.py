@@ -6,7 +6,7 @@ it about many ids in one call, so that the core filters by arrays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import faiss
@@ -92,7 +92,7 @@ def members(selector: Any, ids: _Ids) -> _Mask:
     return np.fromiter((selector.is_member(number) for number in ids.tolist()), np.bool_, len(ids))
 
 
-def all_ids(lists: list[_Ids]) -> _Ids:
+def all_ids(lists: Sequence[_Ids]) -> _Ids:
     """Return the ids of all inverted lists in one array."""
     return np.concatenate(lists) if lists else np.empty(0, np.int64)
 
