@@ -15,7 +15,7 @@ from knn_adapters.recall import exact_neighbours, recall_at_k
 
 SUPPORTED = {
     "hnswlib": set(public_methods(hnswlib.Index)),
-    "faiss": {"search"},
+    "faiss": {"assign", "range_search", "search"},
     "annoy": {
         "get_nns_by_vector",
         "get_nns_by_item",
