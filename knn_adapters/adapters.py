@@ -60,7 +60,7 @@ class FaissAdapter(_LibraryAdapter):
 
     def wrap(self, index: Any, options: WrapOptions) -> Any:
         """Return the quantized index."""
-        return self.stand_in.taken_over(index, options)
+        return self.stand_in.class_for(index)._made_of(index, options, exact_below=1, copy=True)
 
     def metric(self, index: Any) -> str:
         """Return the metric of an index, wrapped or not."""

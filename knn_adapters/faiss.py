@@ -1,7 +1,7 @@
 """Stands in for the module ``faiss``: its flat, HNSW and inverted-list indexes over 8-bit or 4-bit codes.
 
-``from knn_adapters import faiss`` in place of ``import faiss`` is all that a program has to change: every public name of
-FAISS is here, FAISS' own where we have nothing to put in its place. An index of ours is a stock FAISS SQ index
+``from knn_adapters import faiss`` in place of ``import faiss`` is all that a program has to change: every public
+name of FAISS is here, FAISS' own where we have nothing to put in its place. An index of ours is a stock FAISS SQ index
 underneath (so that every function in C++ takes it) whose ranges we calibrated, or, where it has codes already, with
 FAISS' own ranges; ``search`` runs our kernels over FAISS' own memory.
 """
@@ -27,7 +27,7 @@ except ImportError as error:
 from knn_adapters import faiss_ivf
 from knn_adapters import faiss_storage as storage
 from knn_adapters.faiss_arguments import check_output, delivered
-from knn_adapters.faiss_classes import STAND_INS, class_for, taken_over
+from knn_adapters.faiss_classes import STAND_INS, class_for
 from knn_adapters.faiss_growth import Growing
 from knn_adapters.faiss_id_map import IndexIDMap, IndexIDMap2
 from knn_adapters.faiss_making import Making
@@ -58,7 +58,7 @@ __all__ = [
 C = TypeVar("C", bound=type)
 
 _FLOAT_MAX = float(np.finfo(np.float32).max)  # what FAISS fills missing results with
-_count_of: Any = faiss.Index.ntotal.fget
+_count_of: Any = vars(faiss.Index)["ntotal"].fget
 
 
 class _QuantizedIndex(Growing, Reading, Making):
@@ -67,7 +67,7 @@ class _QuantizedIndex(Growing, Reading, Making):
     @property
     def _searcher(self) -> Any:
         """What searches the rows of a flat index or a graph, over the memory of this moment."""
-        contents = self._contents
+        contents: Any = self._contents
         if contents.opened != _count_of(self):
             contents.open(self)
         return contents.searcher
@@ -75,7 +75,7 @@ class _QuantizedIndex(Growing, Reading, Making):
     @property
     def _lists(self) -> Any:
         """What searches inverted lists, over the memory of this moment; None if there are none, or untrained ones."""
-        contents = self._contents
+        contents: Any = self._contents
         if isinstance(contents, RowContents):
             return None
         if contents.opened != _count_of(self):
@@ -147,10 +147,10 @@ class _QuantizedIndex(Growing, Reading, Making):
         """Return the bytes a vector of the graph, or of ids and centroids of inverted lists."""
         count = max(self.ntotal, 1)
         if not isinstance(self._contents, RowContents):
-            return 8.0 + 4.0 * self.d * self.nlist / count
+            return float(8 + 4 * self.d * self.nlist / count)
         if self._hnsw is None:
             return 0.0
-        arrays = (*storage.graph_arrays(self._hnsw), storage.view(self._hnsw.levels))
+        arrays: Any = (*storage.graph_arrays(self._hnsw), storage.view(self._hnsw.levels))
         return float(sum(array.nbytes for array in arrays) / count)
 
     def _stats(self: Any) -> IndexStats:

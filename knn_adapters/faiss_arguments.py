@@ -81,7 +81,8 @@ def check_rescore(original: Any, options: WrapOptions) -> None:
     """Refuse a second level where there cannot be one: beside inverted lists, or codes whose vectors are gone."""
     if options.rescore != "none":
         raise UnsupportedError(
-            f"a FAISS {type(original).__name__} with rescore={options.rescore!r} is not yet supported: use rescore='none'"
+            f"a FAISS {type(original).__name__} with rescore={options.rescore!r} is not yet supported: "
+            "use rescore='none'"
         )
 
 

@@ -22,6 +22,14 @@ class Ours:
         """Return an index of this class for ``original``, see :func:`taken_over`."""
         raise NotImplementedError
 
+    def _prepare(self, vectors: Any) -> None:
+        """Make ready for ``vectors`` ``(n, d)``, which C++ is about to add."""
+        raise NotImplementedError
+
+    def _took(self, vectors: Any) -> None:
+        """Note that C++ has added ``vectors``."""
+        raise NotImplementedError
+
     def _stock(self) -> Any:
         """Return an index of FAISS' own classes with the same content, which may share memory with this one."""
         raise NotImplementedError

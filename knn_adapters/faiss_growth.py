@@ -15,6 +15,7 @@ from knn_adapters.faiss_contents import Contents
 from knn_adapters.faiss_list_contents import ListContents
 from knn_adapters.faiss_row_contents import RowContents
 from knn_adapters.faiss_selection import selected
+from knn_adapters.faiss_storage import stock_of
 
 __all__ = ["Growing"]
 
@@ -30,8 +31,8 @@ class Growing:
     def train(self: Any, x: npt.ArrayLike, *, numeric_type: Any = None, xq_train: Any = None) -> None:
         """Train on ``x`` ``(n, d)``: centroids of inverted lists, and the range of the codes.
 
-        A flat index and a graph over float vectors learn nothing, as in FAISS. Vectors that are there already stay: they
-        are encoded again.
+        A flat index and a graph over float vectors learn nothing, as in FAISS. Vectors that are there already stay:
+        they are encoded again.
 
         Raises:
             ArgumentError: a wrong shape or dimension, NaN or infinity.
@@ -43,7 +44,7 @@ class Growing:
         if not len(vectors):
             raise runtime_error("Error: 'n > 0' failed", "x", "must hold vectors", "none", "pass a sample of the data")
         with contents.lock:
-            faiss.downcast_index(self).train_c(len(vectors), faiss.swig_ptr(vectors))
+            stock_of(self).train_c(len(vectors), faiss.swig_ptr(vectors))
             contents.calibrate(self, vectors)
 
     def add(self: Any, x: npt.ArrayLike, numeric_type: Any = None) -> None:
@@ -60,7 +61,7 @@ class Growing:
         vectors = as_added(x, self.d)
         with self._contents.lock:
             self._prepare(vectors)
-            faiss.downcast_index(self).add_c(len(vectors), faiss.swig_ptr(vectors))
+            stock_of(self).add_c(len(vectors), faiss.swig_ptr(vectors))
             self._took(vectors)
 
     def add_with_ids(self: Any, x: npt.ArrayLike, ids: npt.ArrayLike, numeric_type: Any = None) -> None:
@@ -70,7 +71,7 @@ class Growing:
             ArgumentError: wrong shapes, or numbers that are not finite.
             RuntimeError: the index is not trained, or has no ids of its own: use ``IndexIDMap``.
         """
-        vectors, stock = as_added(x, self.d), faiss.downcast_index(self)
+        vectors, stock = as_added(x, self.d), stock_of(self)
         numbers = as_ids(ids, len(vectors))
         with self._contents.lock:
             if isinstance(self._contents, ListContents):
@@ -89,7 +90,7 @@ class Growing:
         numbers = as_ids(keys, len(vectors))
         with contents.lock:
             self._prepare(vectors)
-            faiss.downcast_index(self).update_vectors(numbers, vectors)
+            stock_of(self).update_vectors(numbers, vectors)
             if contents.drift is not None:
                 contents.drift.drop(numbers.tolist())
                 contents.drift.keep(numbers, vectors)
@@ -109,7 +110,7 @@ class Growing:
             count, rows = self.ntotal, None
             if isinstance(contents, RowContents) and contents.knows_rows:
                 rows = np.flatnonzero(~selected(x, np.arange(count)))
-            number: int = faiss.downcast_index(self).remove_ids(x)
+            number: int = stock_of(self).remove_ids(x)
             if isinstance(contents, ListContents):
                 outside = np.array(sorted(contents.drift.outside if contents.drift else ()), np.int64)
                 contents.removed(outside[selected(x, outside)])
@@ -120,7 +121,7 @@ class Growing:
     def reset(self: Any) -> None:
         """Remove all vectors; what was trained stays."""
         with self._contents.lock:
-            faiss.downcast_index(self).reset()
+            stock_of(self).reset()
             self._contents.emptied(self)
 
     def permute_entries(self: Any, perm: npt.ArrayLike) -> None:
@@ -132,7 +133,7 @@ class Growing:
                 "pass a permutation",
             )  # fmt: skip
         with contents.lock:
-            faiss.downcast_index(self).permute_entries(order)
+            stock_of(self).permute_entries(order)
             self._kept(order, self.ntotal)
 
     def merge_from(self: Any, otherIndex: Any, add_id: int = 0) -> None:  # noqa: N803  # FAISS' name
@@ -151,7 +152,7 @@ class Growing:
         if isinstance(self._contents, ListContents):
             self._merge_lists(otherIndex, add_id)
         elif isinstance(self, faiss.IndexHNSW) or add_id:
-            faiss.downcast_index(self).merge_from(faiss.downcast_index(otherIndex), add_id)  # FAISS refuses
+            stock_of(self).merge_from(stock_of(otherIndex), add_id)  # FAISS refuses
         else:
             self.add(_rows_of(otherIndex))
             otherIndex.reset()
@@ -182,7 +183,7 @@ class Growing:
                 self.invlists.add_entries(number, len(ids), faiss.swig_ptr(moved), faiss.swig_ptr(codes))
                 if contents.drift is not None:
                     contents.drift.keep(moved, rows)
-            faiss.downcast_index(self).ntotal += sum(len(ids) for _, _, ids in everything)
+            stock_of(self).ntotal += sum(len(ids) for _, _, ids in everything)
             contents.changed()
         other.reset()
 
@@ -213,7 +214,7 @@ def _rows_of(index: Any) -> _Floats:
 
 def _lists_of(index: Any) -> list[tuple[int, _Floats, _Ids]]:
     """Return number, vectors and ids of each list that is not empty, ours or FAISS' own, SQ or float."""
-    found, stock = [], faiss.downcast_index(index)
+    found, stock = [], stock_of(index)
     means, is_float = faiss_ivf.centroids(stock), isinstance(stock, faiss.IndexIVFFlat)
     for number, (codes, ids) in enumerate(faiss_ivf.list_arrays(stock)):
         if len(ids):

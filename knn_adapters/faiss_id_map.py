@@ -14,9 +14,10 @@ import numpy.typing as npt
 from knn_adapters._validation import runtime_error
 from knn_adapters.evaluation import IndexStats
 from knn_adapters.faiss_arguments import as_added, as_ids
+from knn_adapters.faiss_making import blank
 from knn_adapters.faiss_nested import Nested, inner_property
 from knn_adapters.faiss_selection import selected
-from knn_adapters.faiss_storage import view
+from knn_adapters.faiss_storage import stock_of, view
 
 __all__ = ["IndexIDMap", "IndexIDMap2"]
 
@@ -30,18 +31,32 @@ class _Mapping(Nested):
     index = inner_property("_inner", "The index inside.")
 
     def __init__(self: Any, index: Any) -> None:
-        super().__init__(index)
+        shown: Any = type(self).__bases__[-1]
+        shown.__init__(self, index)
         self._inner = index
 
     @classmethod
     def _around(cls, model: Any, inner: Any) -> Any:
-        made: Any = cls(_EMPTY(inner.d, inner.metric_type))
-        made._put_inside(inner)
-        faiss.copy_array_to_vector(faiss.vector_to_array(model.id_map), made.id_map)
-        made.is_trained, made.verbose = inner.is_trained, model.verbose
+        return cls._holding(inner, faiss.vector_to_array(model.id_map), model.verbose)
+
+    @classmethod
+    def _holding(cls, inner: Any, ids: _Ids, verbose: bool) -> Any:
+        """Return the wrapper around ``inner``, whose vectors have the ``ids`` ``(n,)``."""
+        made, shown = blank(cls), cls.__bases__[-1]
+        shown.__init__(made, faiss.IndexFlat(inner.d, inner.metric_type))  # type: ignore[misc]  # it has to be empty
+        vars(faiss.IndexIDMap)["index"].fset(made, inner)
+        made.referenced_objects, made._inner = [inner], inner
+        faiss.copy_array_to_vector(ids, made.id_map)
+        made.is_trained, made.verbose = inner.is_trained, verbose
         made._count_again()
         made._map_back()
         return made
+
+    def __getstate__(self: Any) -> dict[str, Any]:
+        return {"inner": self._inner, "ids": self._ids().copy(), "verbose": self.verbose}
+
+    def __setstate__(self: Any, state: dict[str, Any]) -> None:
+        vars(self).update(vars(type(self)._holding(**state)))
 
     def add_with_ids(self: Any, x: npt.ArrayLike, ids: npt.ArrayLike, numeric_type: Any = None) -> None:
         """Add vectors ``x`` ``(n, d)`` under ``ids`` ``(n,)``.
@@ -117,20 +132,15 @@ class _Mapping(Nested):
     def _ids(self: Any) -> _Ids:
         return view(self.id_map) if self.id_map.size() else np.empty(0, np.int64)
 
-    def _put_inside(self: Any, inner: Any) -> None:
-        shown: Any = type(self).__bases__[-1]
-        shown.index.fset(self, inner)
-        self.referenced_objects, self._inner = [inner], inner
-
     def _in_c(self: Any) -> Any:
-        return faiss.downcast_index(self)
+        return stock_of(self)
 
     def _map_back(self: Any) -> None:
         if isinstance(self, faiss.IndexIDMap2):
             self.construct_rev_map()
 
     def _shell(self: Any) -> Any:
-        shell: Any = type(self).__bases__[-1](_EMPTY(self.d, self.metric_type))
+        shell: Any = type(self).__bases__[-1](faiss.IndexFlat(self.d, self.metric_type))
         shell.id_map = self.id_map
         shell.verbose = self.verbose
         return shell
@@ -142,7 +152,7 @@ class _Mapping(Nested):
         return shell
 
     def _stats(self: Any) -> IndexStats:
-        figures = self._inner._stats()
+        figures: IndexStats = self._inner._stats()
         added = 8.0 if self.ntotal else 0.0
         return replace(figures, other_bytes=figures.other_bytes + added, original_bytes=figures.original_bytes + added)
 
@@ -151,11 +161,8 @@ class _Mapping(Nested):
         return self._ids()[rows], vectors
 
 
-_EMPTY = faiss.IndexFlat
-
-
-class IndexIDMap(_Mapping, faiss.IndexIDMap):  # type: ignore[misc]
-    """Stands for ``faiss.IndexIDMap`` around an index of ours."""
+class _OneWay(_Mapping):
+    """Knows no row of an id, as in FAISS."""
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
         raise runtime_error(
@@ -166,8 +173,8 @@ class IndexIDMap(_Mapping, faiss.IndexIDMap):  # type: ignore[misc]
     reconstruct = reconstruct_batch = reconstruct_n = search_and_reconstruct = _refuse
 
 
-class IndexIDMap2(_Mapping, faiss.IndexIDMap2):  # type: ignore[misc]
-    """Stands for ``faiss.IndexIDMap2`` around an index of ours."""
+class _BothWays(_Mapping):
+    """Finds the row of an id too."""
 
     def reconstruct(self: Any, key: int, x: _Floats | None = None) -> _Floats:
         """Return the vector ``(d,)`` of id ``key``, in ``x`` if given; the last of those that have it."""
@@ -191,4 +198,13 @@ class IndexIDMap2(_Mapping, faiss.IndexIDMap2):  # type: ignore[misc]
 
     def reconstruct_n(self: Any, n0: int = 0, ni: int = -1, x: _Floats | None = None) -> _Floats:
         """Return the vectors of ids ``n0`` to ``n0 + ni - 1``, in ``x`` if given; -1: as many as there are."""
-        return self.reconstruct_batch(np.arange(n0, self.ntotal if ni == -1 else n0 + ni), x)
+        found: _Floats = self.reconstruct_batch(np.arange(n0, self.ntotal if ni == -1 else n0 + ni), x)
+        return found
+
+
+class IndexIDMap(_OneWay, faiss.IndexIDMap):  # type: ignore[misc]
+    """Stands for ``faiss.IndexIDMap`` around an index of ours."""
+
+
+class IndexIDMap2(_BothWays, faiss.IndexIDMap2):  # type: ignore[misc]
+    """Stands for ``faiss.IndexIDMap2`` around an index of ours."""

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from knn_adapters import _core
-from knn_adapters.faiss_storage import set_ranges
+from knn_adapters.faiss_storage import set_ranges, stock_of
 from knn_adapters.quantizer import Quantizer
 from mp_plugins import UnsupportedError
 
@@ -54,7 +54,7 @@ def centroids(index: Any) -> _Floats | None:
     """Return what the codes of each list are residuals of, ``(nlist, d)``, or None if they are not residuals."""
     if not index.by_residual:
         return None
-    found: _Floats = faiss.downcast_index(index.quantizer).reconstruct_n(0, index.nlist)
+    found: _Floats = stock_of(index.quantizer).reconstruct_n(0, index.nlist)
     return found
 
 
@@ -125,7 +125,7 @@ class ListSearch:
 
     def __init__(self, index: Any, quantizer: Quantizer) -> None:
         codes, ids = zip(*list_arrays(index), strict=True)
-        self._coarse = faiss.downcast_index(index.quantizer)
+        self._coarse = stock_of(index.quantizer)
         self._centroids = centroids(index)
         self._searcher = _core.IvfSearcher(
             codes, ids, self._centroids, quantizer.scale, quantizer.offset, quantizer.core_metric, bits=quantizer.bits

@@ -66,7 +66,8 @@ class Making(Ours):
     def _take_codes(self: Any, original: Any, options: WrapOptions, *, copy: bool) -> None:
         check_coded(original, options, storage.code_bits(storage.sq_of(original).qtype))
         # The C++ object is shared with the proxy, which goes: `this` owns it.
-        self.this = (faiss.clone_index(original) if copy else original).this
+        source: Any = faiss.clone_index(original) if copy else original
+        self.this = source.this
         if not copy:
             self.referenced_objects = getattr(original, "referenced_objects", [])
         if original.is_trained:
@@ -78,7 +79,7 @@ class Making(Ours):
         if original.ntotal:
             sample = faiss_ivf.stored_vectors(original)[1]
         elif original.is_trained:  # of the data only the centroids are known, until some come
-            sample = faiss.downcast_index(original.quantizer).reconstruct_n(0, original.nlist)
+            sample = storage.stock_of(original.quantizer).reconstruct_n(0, original.nlist)
         if sample is not None:
             check_finite("index", sample)
             quantizer = options.train_quantizer(contents.metric, sample)
@@ -106,7 +107,7 @@ class Making(Ours):
         """Return FAISS' own index with the same content: of float vectors while there is no quantizer."""
         contents = self._contents
         if not isinstance(contents, RowContents) or contents.exact is None:
-            return faiss.downcast_index(self)
+            return storage.stock_of(self)
         vectors = contents.vectors(self, np.arange(self.ntotal))
         return storage.float_index(self, vectors)
 
@@ -115,7 +116,8 @@ class Making(Ours):
             return {"this": faiss.serialize_index(self).tobytes(), "contents": self._contents}
 
     def __setstate__(self: Any, state: dict[str, Any]) -> None:
-        self.this = faiss.deserialize_index(np.frombuffer(state["this"], np.uint8)).this
+        stock: Any = faiss.deserialize_index(np.frombuffer(state["this"], np.uint8))
+        self.this = stock.this
         self._contents = state["contents"]
         self._hnsw = self.hnsw if isinstance(self, faiss.IndexHNSW) else None
 
@@ -134,10 +136,12 @@ def as_original(index: Any) -> Any:
     What it is handed over for, a coarse quantizer or the exact vectors of a refinement, is filled by C++, and few or
     wanted as they are: codes would save next to nothing there.
     """
-    contents = vars(index).get("_contents") if isinstance(index, Making) else None
-    if isinstance(contents, RowContents) and contents.exact is not None and isinstance(index, faiss.IndexFlat):
-        stock, bases = index._stock(), type(index).__bases__
-        vars(index).pop("_contents")
-        index.this = stock.this
-        object.__setattr__(index, "__class__", bases[-1])
+    contents: Any = vars(index).get("_contents") if isinstance(index, Making) else None
+    is_flat = isinstance(index, faiss.IndexFlat)
+    if is_flat and isinstance(contents, RowContents) and contents.exact is not None:
+        flat: Any = index
+        stock, bases = flat._stock(), type(index).__bases__
+        vars(flat).pop("_contents")
+        flat.this = stock.this
+        object.__setattr__(flat, "__class__", bases[-1])
     return index

@@ -57,10 +57,7 @@ def clone_index(index: Any) -> Any:
     """Return a copy of ``index``, of its own class."""
     if not isinstance(index, Ours):
         return faiss.clone_index(index)
-    make, arguments, state = index.__reduce_ex__(4)
-    made: Any = make(*arguments)
-    made.__setstate__(copy.deepcopy(state))
-    return made
+    return copy.deepcopy(index)
 
 
 def downcast_index(index: Any) -> Any:

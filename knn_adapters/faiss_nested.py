@@ -13,18 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from knn_adapters._unsupported import UnsupportedAttributeError
-from knn_adapters._validation import as_queries, check_k, has_missing
+from knn_adapters._validation import as_queries, check_k
 from knn_adapters.evaluation import IndexStats
 from knn_adapters.faiss_arguments import as_added, check_output, delivered
 from knn_adapters.faiss_classes import Ours, taken_over
 from knn_adapters.faiss_making import as_original, blank
 from knn_adapters.faiss_reading import vectors_found
+from knn_adapters.faiss_storage import stock_of
 from knn_adapters.wrapping import WrapOptions
-from mp_plugins import UnsupportedError
 
 __all__ = ["Nested", "inner_property"]
-
-_FLOAT_MAX = float(np.finfo(np.float32).max)  # what FAISS fills missing results with
 
 _Floats = npt.NDArray[np.float32]
 _Ids = npt.NDArray[np.int64]
@@ -61,7 +59,7 @@ class Nested(Ours):
     @classmethod
     def _made_of(cls, original: Any, options: WrapOptions, *, exact_below: int, copy: bool) -> Any:
         """Return the wrapper around what ``original`` is around, taken over."""
-        inner = taken_over(faiss.downcast_index(original.index), options, exact_below=exact_below)
+        inner = taken_over(stock_of(original.index), options, exact_below=exact_below)
         return cls._around(original, inner)
 
     @classmethod
@@ -164,15 +162,6 @@ class Nested(Ours):
         self._count_again()
         otherIndex.ntotal = 0
 
-    def __getstate__(self: Any) -> dict[str, Any]:
-        shell = self._shell()
-        return {"shell": faiss.serialize_index(shell).tobytes(), "inner": self._inner}
-
-    def __setstate__(self: Any, state: dict[str, Any]) -> None:
-        shell = faiss.deserialize_index(np.frombuffer(state["shell"], np.uint8))
-        made = type(self)._around(shell, state["inner"])
-        vars(self).update(vars(made))
-
     def __reduce_ex__(self, _: Any) -> tuple[Any, ...]:
         return blank, (type(self),), self.__getstate__()
 
@@ -181,10 +170,10 @@ class Nested(Ours):
 
     def _inside(self: Any, other: Any) -> Any:
         """Return what ``other``, which must be of this kind, is around."""
-        shown = type(self).__bases__[-1]
+        shown: Any = type(self).__bases__[-1]
         if not isinstance(other, shown):
             raise TypeError(f"`otherIndex` must be a faiss.{shown.__name__}, got {type(other).__name__}")
-        return other._inner if isinstance(other, Nested) else faiss.downcast_index(other.index)
+        return other._inner if isinstance(other, Nested) else stock_of(other.index)
 
     def _search(self: Any, x: Any, k: int, params: Any, how: dict[str, Any]) -> tuple[_Floats, _Ids]:
         found: tuple[_Floats, _Ids] = self._inner.search(self._forth(x), k, params=params, **how)
@@ -208,10 +197,6 @@ class Nested(Ours):
     def _kept(self: Any, rows: _Ids | None, count: int) -> None:
         self._inner._kept(rows, count)
 
-    def _shell(self: Any) -> Any:
-        """Return a stock wrapper with the settings of this one, around an empty index."""
-        raise NotImplementedError
-
     def _stats(self: Any) -> IndexStats:
         figures: IndexStats = self._inner._stats()
         return figures
@@ -219,3 +204,8 @@ class Nested(Ours):
     def _vectors(self: Any) -> tuple[_Ids, _Floats]:
         ids, vectors = self._inner._vectors()
         return ids, self._back(vectors)
+
+
+def _reconstructed(index: Any, ids: _Ids) -> _Floats:
+    found: _Floats = index.reconstruct_batch(ids)
+    return found

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import faiss
-
 from knn_adapters._unsupported import public_methods, reject_methods
+from knn_adapters.faiss_storage import stock_of
+from mp_plugins import UnsupportedError
 
 __all__ = ["CHANGES", "READS", "REFUSED", "WRITABLE", "pass_methods"]
 
@@ -26,7 +26,7 @@ READS = frozenset({
 
 CHANGES = frozenset({
     "add_c", "add_core", "add_ex", "add_sa_codes_c", "add_with_ids_c", "add_with_ids_ex",
-    "init_level_0_from_entry_points", "init_level_0_from_knngraph", "link_singletons", "make_direct_map",
+    "init_level_0_from_entry_points", "init_level_0_from_knngraph", "make_direct_map",
     "merge_from_c", "permute_entries_c", "remove_ids_c", "reorder_links", "set_direct_map_type",
     "shrink_level_0_neighbors", "train_c", "train_encoder", "train_ex", "train_q1", "train_with_queries",
     "update_vectors_c",
@@ -38,9 +38,10 @@ REFUSED = {
     "compute_distance_subset": "there are no float32 vectors in memory",
     "sync_l2norms": "there are no float32 vectors in memory",
     "clear_l2norms": "there are no float32 vectors in memory",
+    "link_singletons": "FAISS ends the process in it",
     "replace_invlists": "lists from elsewhere need not hold codes of this index",
 }
-"""What would read or bring memory of another form, with the reason."""
+"""What cannot be done to codes, with the reason."""
 
 WRITABLE = (
     "clustering_index", "cp", "init_level0", "keep_max_size_level0", "metric_arg", "nprobe", "own_fields",
@@ -55,6 +56,8 @@ def pass_methods(cls: C, *library_classes: type) -> C:
         for name in public_methods(library):
             if name in READS or name in CHANGES:
                 setattr(cls, name, _passing(cls.__name__, name))
+            elif name in REFUSED:
+                setattr(cls, name, _refusing(cls.__name__, name))
     return reject_methods(cls, *library_classes)
 
 
@@ -62,7 +65,7 @@ def _passing(class_name: str, name: str) -> Callable[..., Any]:
     def method(self: Any, *arguments: Any, **named: Any) -> Any:
         with self._contents.lock:
             try:
-                return getattr(faiss.downcast_index(self), name)(*arguments, **named)
+                return getattr(stock_of(self), name)(*arguments, **named)
             finally:
                 if name in CHANGES:
                     self._contents.reread(self)
@@ -70,4 +73,14 @@ def _passing(class_name: str, name: str) -> Callable[..., Any]:
     method.__name__ = name
     method.__qualname__ = f"{class_name}.{name}"
     method.__doc__ = "Run FAISS' own method on the C++ object."
+    return method
+
+
+def _refusing(class_name: str, name: str) -> Callable[..., Any]:
+    def method(self: Any, *_: Any, **__: Any) -> Any:
+        raise UnsupportedError(f"{class_name}.{name}() cannot be supported over codes: {REFUSED[name]}")
+
+    method.__name__ = name
+    method.__qualname__ = f"{class_name}.{name}"
+    method.__doc__ = f"Raise ``UnsupportedError``: {REFUSED[name]}."
     return method

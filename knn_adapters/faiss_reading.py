@@ -11,6 +11,7 @@ import numpy.typing as npt
 from knn_adapters._validation import runtime_error
 from knn_adapters.faiss_arguments import as_row, as_rows, check_output, delivered
 from knn_adapters.faiss_row_contents import RowContents
+from knn_adapters.faiss_storage import stock_of
 from mp_plugins import argument_error
 
 __all__ = ["Reading"]
@@ -36,7 +37,7 @@ class Reading:
         """
         check_output("x", x, (self.d,), np.float32)
         if not isinstance(self._contents, RowContents):
-            found: _Floats = faiss.downcast_index(self).reconstruct(int(key), x)
+            found: _Floats = stock_of(self).reconstruct(int(key), x)
             return found
         return delivered(self._contents.vectors(self, as_row("key", key, self.ntotal))[0], x)
 
@@ -44,7 +45,7 @@ class Reading:
         """Return the vectors ``(n, d)`` of ids ``key`` ``(n,)``, see :meth:`reconstruct`."""
         check_output("x", x, (len(np.asarray(key)), self.d), np.float32)
         if not isinstance(self._contents, RowContents):
-            found: _Floats = faiss.downcast_index(self).reconstruct_batch(key, x)
+            found: _Floats = stock_of(self).reconstruct_batch(key, x)
             return found
         return delivered(self._contents.vectors(self, as_rows("key", key, self.ntotal)), x)
 
@@ -57,7 +58,7 @@ class Reading:
         count = self.ntotal - n0 if ni == -1 else ni
         check_output("x", x, (count, self.d), np.float32)
         if not isinstance(self._contents, RowContents):
-            found: _Floats = faiss.downcast_index(self).reconstruct_n(n0, count, x)
+            found: _Floats = stock_of(self).reconstruct_n(n0, count, x)
             return found
         if count and not 0 <= n0 <= n0 + count <= self.ntotal:
             raise runtime_error(
@@ -84,9 +85,7 @@ class Reading:
             arrays = {
                 name: array for name, array in (("params", params), ("D", D), ("I", I), ("R", R)) if array is not None
             }
-            found: tuple[Any, Any, Any] = faiss.downcast_index(self).search_and_reconstruct(
-                np.asarray(x, np.float32), k, **arrays
-            )
+            found: tuple[Any, Any, Any] = stock_of(self).search_and_reconstruct(np.asarray(x, np.float32), k, **arrays)
             return found
         distances, ids = self.search(x, k, params=params, D=D, I=I)
         check_output("R", R, (*ids.shape, self.d), np.float32)
@@ -94,7 +93,7 @@ class Reading:
 
     def sa_code_size(self: Any) -> int:
         """Return the bytes of what :meth:`sa_encode` makes of a vector: of a flat index its floats, as in FAISS."""
-        size: int = 4 * self.d if self._codes_are_floats() else faiss.downcast_index(self).sa_code_size()
+        size: int = 4 * self.d if self._codes_are_floats() else stock_of(self).sa_code_size()
         return size
 
     def sa_encode(self: Any, x: npt.ArrayLike, codes: _Codes | None = None) -> _Codes:
@@ -103,7 +102,7 @@ class Reading:
         check_output("codes", codes, (len(vectors), self.sa_code_size()), np.uint8)
         if self._codes_are_floats():
             return delivered(vectors.view(np.uint8).copy(), codes)
-        found: _Codes = faiss.downcast_index(self).sa_encode(vectors, codes)
+        found: _Codes = stock_of(self).sa_encode(vectors, codes)
         return found
 
     def sa_decode(self: Any, codes: _Codes, x: _Floats | None = None) -> _Floats:
@@ -112,17 +111,17 @@ class Reading:
         check_output("x", x, (len(received), self.d), np.float32)
         if self._codes_are_floats():
             return delivered(received.view(np.float32).copy(), x)
-        found: _Floats = faiss.downcast_index(self).sa_decode(received, x)
+        found: _Floats = stock_of(self).sa_decode(received, x)
         return found
 
     def add_sa_codes(self: Any, codes: _Codes, ids: npt.NDArray[np.int64] | None = None) -> None:
-        """Add what stand-alone codes ``(n, sa_code_size())`` stand for, under ``ids`` where there are inverted lists."""
+        """Add what stand-alone codes ``(n, sa_code_size())`` stand for; in inverted lists under ``ids``."""
         if self._codes_are_floats():
             self.add(self.sa_decode(codes))
             return
         received = self._checked_codes(codes)
         with self._contents.lock:
-            faiss.downcast_index(self).add_sa_codes(received, ids)
+            stock_of(self).add_sa_codes(received, ids)
             self._contents.changed()
 
     def _codes_are_floats(self) -> bool:

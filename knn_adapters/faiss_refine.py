@@ -16,6 +16,7 @@ from knn_adapters.faiss_arguments import as_added
 from knn_adapters.faiss_classes import Ours, taken_over
 from knn_adapters.faiss_making import as_original
 from knn_adapters.faiss_nested import Nested, inner_property
+from knn_adapters.faiss_storage import stock_of
 from knn_adapters.wrapping import WrapOptions
 
 __all__ = ["IndexRefine", "IndexRefineFlat"]
@@ -36,8 +37,8 @@ class _Refining(Nested):
     @classmethod
     def _made_of(cls, original: Any, options: WrapOptions, *, exact_below: int, copy: bool) -> Any:
         """Return the wrapper around what ``original`` is around, taken over; refinement stays FAISS' own."""
-        inner = taken_over(faiss.downcast_index(original.base_index), options, exact_below=exact_below)
-        made = cls._joined(inner, faiss.downcast_index(original.refine_index))
+        inner = taken_over(stock_of(original.base_index), options, exact_below=exact_below)
+        made = cls._joined(inner, stock_of(original.refine_index))
         return made._set_like(original)
 
     def _search(self: Any, x: Any, k: int, params: Any, how: dict[str, Any]) -> tuple[_Floats, _Ids]:
@@ -175,13 +176,13 @@ class _Refining(Nested):
         self._set_like(SimpleNamespace(**state["settings"]))
 
     def _stats(self: Any) -> IndexStats:
-        figures = self._inner._stats()
+        figures: IndexStats = self._inner._stats()
         exact = 4.0 * self.d if isinstance(self._refine, faiss.IndexFlat) else 0.0
         return replace(figures, other_bytes=figures.other_bytes + exact, original_bytes=figures.original_bytes + exact)
 
 
 class IndexRefine(_Refining, faiss.IndexRefine):  # type: ignore[misc]
-    """Stands for ``faiss.IndexRefine`` around an index of ours; an empty flat index to refine with becomes FAISS' own."""
+    """Stands for ``faiss.IndexRefine`` around an index of ours; an empty flat index to refine with is made FAISS'."""
 
     def __init__(self: Any, base_index: Any, refine_index: Any) -> None:
         refine_index = as_original(refine_index)
@@ -199,7 +200,7 @@ class IndexRefineFlat(_Refining, faiss.IndexRefineFlat):  # type: ignore[misc]
     def __init__(self: Any, base_index: Any, *vectors: Any) -> None:
         super().__init__(base_index, *vectors)
         self._inner = base_index
-        self._refine = faiss.downcast_index(faiss.IndexRefine.refine_index.fget(self))
+        self._refine = stock_of(vars(faiss.IndexRefine)["refine_index"].fget(self))
 
     @classmethod
     def _joined(cls, inner: Any, refine: Any) -> Any:

@@ -208,10 +208,10 @@ class RowContents(Contents):
                 self.drift.outside = {}
 
     def _residuals(self, index: Any) -> npt.NDArray[np.uint8]:
-        held, count = self.residuals, index.ntotal
-        assert held is not None
+        held, count = self.residuals or Rows(np.empty((0, index.d), np.uint8)), index.ntotal
         if held.count > count:  # removed in C++: which ones is not known
-            held = self.residuals = Rows(np.empty((0, index.d), np.uint8))
+            held = Rows(np.empty((0, index.d), np.uint8))
+        self.residuals = held
         if held.count < count:
             held.append(np.full((count - held.count, index.d), _NO_RESIDUAL, np.uint8))
         return held.array
@@ -254,11 +254,8 @@ class RowContents(Contents):
         return self.drift.restore(rows, vectors) if self.drift is not None else vectors
 
     def _encode_again(self, index: Any, quantizer: Any) -> None:
-        count = index.ntotal
-        codes, residuals = (
-            np.empty_like(storage.stored_codes(index)),
-            self.residuals and np.empty((count, index.d), "u1"),
-        )
+        count, codes = index.ntotal, np.empty_like(storage.stored_codes(index))
+        residuals = None if self.residuals is None else np.empty((count, index.d), np.uint8)
         for start in range(0, count, _BLOCK_ROWS):
             rows = np.arange(start, min(start + _BLOCK_ROWS, count))
             vectors = self._restored(index, rows)

@@ -20,7 +20,8 @@ def selected(selector: Any, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]
         ArgumentError: neither a selector nor integers ``(m,)``.
     """
     if isinstance(selector, faiss.IDSelector):
-        return np.fromiter((selector.is_member(number) for number in ids.tolist()), np.bool_, len(ids))
+        named_by: Any = selector
+        return np.fromiter((named_by.is_member(number) for number in ids.tolist()), np.bool_, len(ids))
     named = np.asarray(selector)
     if named.ndim != 1 or (named.size and named.dtype.kind not in "iu"):
         raise argument_error(

@@ -19,12 +19,13 @@ from knn_adapters.quantizer import Quantizer
 from mp_plugins import UnsupportedError
 
 __all__ = [
-    "code_bits", "existing_quantizer", "flat_vectors", "float_index", "graph_arrays", "half_vectors", "is_calibrated_by_us", "make_half",
-    "metric_name", "put_codes", "replace_codes", "scalar_quantizer_index", "set_ranges", "sq_is_trained", "sq_of", "storage_of", "stored_codes",
-    "untrained_error", "view",
+    "code_bits", "existing_quantizer", "flat_vectors", "float_index", "graph_arrays", "half_vectors",
+    "is_calibrated_by_us", "make_half", "metric_name", "put_codes", "replace_codes", "scalar_quantizer_index",
+    "set_ranges", "sq_is_trained", "sq_of", "stock_of", "storage_of", "stored_codes", "untrained_error", "view",
 ]  # fmt: skip
 
-_FAISS = faiss.ScalarQuantizer
+_FAISS: Any = faiss.ScalarQuantizer
+_HNSW_SQ: Any = faiss.IndexHNSWSQ
 _PER_DIMENSION = {8: _FAISS.QT_8bit, 4: _FAISS.QT_4bit}
 _UNIFORM = {8: _FAISS.QT_8bit_uniform, 4: _FAISS.QT_4bit_uniform}
 # Codes without a range of their own, and the value of code 0; the signed ones came with FAISS 1.9.
@@ -58,9 +59,14 @@ def metric_name(index: Any) -> str:
     return names[index.metric_type]
 
 
+def stock_of(index: Any) -> Any:
+    """Return ``index`` as FAISS' own class, whatever Python class shows it: the same C++ object, not owned."""
+    return faiss.downcast_index(index)
+
+
 def storage_of(index: Any) -> Any:
     """Return what holds the codes or vectors, as FAISS' own class: the storage of a graph, else ``index`` itself."""
-    return faiss.downcast_index(index.storage if isinstance(index, faiss.IndexHNSW) else index)
+    return stock_of(index.storage if isinstance(index, faiss.IndexHNSW) else index)
 
 
 def sq_of(index: Any) -> Any:
@@ -98,7 +104,7 @@ def code_bits(qtype: int) -> int:
 
 
 def is_calibrated_by_us(stored: Any) -> bool:
-    """Whether training ``stored``, a ``ScalarQuantizer``, is ours: a range for each dimension, nothing special asked."""
+    """Whether training ``stored``, a ``ScalarQuantizer``, is ours: a range a dimension, and nothing special asked."""
     return stored.qtype in _PER_DIMENSION.values() and stored.rangestat == _FAISS.RS_minmax and not stored.rangestat_arg
 
 
@@ -153,7 +159,7 @@ def scalar_quantizer_index(original: Any) -> Any:
     """
     made: Any
     if isinstance(original, faiss.IndexHNSW):
-        made = faiss.IndexHNSWSQ(original.d, _FAISS.QT_fp16, 32, original.metric_type)
+        made = _HNSW_SQ(original.d, _FAISS.QT_fp16, 32, original.metric_type)
         made.hnsw = original.hnsw  # a copy, efConstruction and efSearch included
     else:
         made = faiss.IndexScalarQuantizer(original.d, _FAISS.QT_fp16, original.metric_type)
@@ -179,7 +185,7 @@ def float_index(index: Any, vectors: _Floats) -> Any:
 
 def put_codes(index: Any, codes: _Codes, quantizer: Any = None) -> None:
     """Make ``codes`` the codes of an SQ index, flat or a graph of as many nodes: of 16 bits, or of ``quantizer``."""
-    storage, stock = storage_of(index), faiss.downcast_index(index)
+    storage, stock = storage_of(index), stock_of(index)
     if quantizer is not None:
         set_ranges(index, quantizer, any_kind=True)
     faiss.copy_array_to_vector(codes.reshape(-1), storage.codes)
@@ -208,7 +214,7 @@ def set_ranges(index: Any, quantizer: Any, *, any_kind: bool) -> None:
         quantizer: trained.
         any_kind: whether the type of its codes may become another one, the one that fits ``quantizer`` best.
     """
-    storage, stock = storage_of(index), faiss.downcast_index(index)
+    storage, stock = storage_of(index), stock_of(index)
     kind = (_UNIFORM if quantizer.is_uniform else _PER_DIMENSION)[quantizer.bits]
     if any_kind and storage.sq.qtype != kind:
         storage.sq = _FAISS(storage.d, kind)

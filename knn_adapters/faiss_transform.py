@@ -18,13 +18,14 @@ __all__ = ["IndexPreTransform"]
 _Floats = npt.NDArray[np.float32]
 
 
-class IndexPreTransform(Nested, faiss.IndexPreTransform):  # type: ignore[misc]
-    """Stands for ``faiss.IndexPreTransform`` around an index of ours."""
+class _Transforming(Nested):
+    """Changes vectors on their way to the index inside."""
 
     index = inner_property("_inner", "The index inside.")
 
     def __init__(self: Any, *arguments: Any) -> None:
-        super().__init__(*arguments)
+        shown: Any = type(self).__bases__[-1]
+        shown.__init__(self, *arguments)
         self._inner = next(argument for argument in arguments if isinstance(argument, Ours))
 
     @classmethod
@@ -36,7 +37,7 @@ class IndexPreTransform(Nested, faiss.IndexPreTransform):  # type: ignore[misc]
         return made
 
     def train(self: Any, x: npt.ArrayLike, *, numeric_type: Any = None, xq_train: Any = None) -> None:
-        """Train on ``x`` ``(n, d)`` what is not trained yet: the transforms one after another, then the index inside."""
+        """Train on ``x`` ``(n, d)`` the transforms that are not trained yet, in turn, then the index inside."""
         vectors = as_added(x, self.d)
         for transform in _transforms(self):
             if not transform.is_trained:
@@ -87,6 +88,13 @@ class IndexPreTransform(Nested, faiss.IndexPreTransform):  # type: ignore[misc]
             vectors = transform.reverse_transform(vectors)
         return vectors
 
+    def __getstate__(self: Any) -> dict[str, Any]:
+        return {"shell": faiss.serialize_index(self._shell()).tobytes(), "inner": self._inner}
+
+    def __setstate__(self: Any, state: dict[str, Any]) -> None:
+        shell = faiss.deserialize_index(np.frombuffer(state["shell"], np.uint8))
+        vars(self).update(vars(type(self)._around(shell, state["inner"])))
+
     def _shell(self: Any) -> Any:
         shell = _chained(_transforms(self), faiss.IndexFlat(self._inner.d, self._inner.metric_type))
         shell.is_trained, shell.verbose = self.is_trained, self.verbose
@@ -96,6 +104,10 @@ class IndexPreTransform(Nested, faiss.IndexPreTransform):  # type: ignore[misc]
         stock = _chained(_transforms(self), self._inner._stock())
         stock.ntotal, stock.is_trained, stock.verbose = self.ntotal, self.is_trained, self.verbose
         return stock
+
+
+class IndexPreTransform(_Transforming, faiss.IndexPreTransform):  # type: ignore[misc]
+    """Stands for ``faiss.IndexPreTransform`` around an index of ours."""
 
 
 def _chained(transforms: list[Any], index: Any) -> Any:
@@ -111,7 +123,8 @@ def _transforms(index: Any) -> list[Any]:
 
 
 def _copy_of(transform: Any) -> Any:
-    writer, reader = faiss.VectorIOWriter(), faiss.VectorIOReader()
-    faiss.write_VectorTransform(transform, writer)
-    faiss.copy_array_to_vector(faiss.vector_to_array(writer.data), reader.data)
-    return faiss.read_VectorTransform(reader)
+    # A file would not do: there, a transform that is still to be trained is any linear one.
+    library: Any = faiss
+    made = library.Cloner().clone_VectorTransform(transform)
+    made.this.own(True)
+    return made

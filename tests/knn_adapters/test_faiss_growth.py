@@ -155,7 +155,7 @@ def test_copies_are_whole_and_independent(words, kind, count):
     if count:
         index.add(rows[:count])
     expected = index.search(rows[:50], 5)
-    for twin in (pickle.loads(pickle.dumps(index)), copy.deepcopy(index), stand_in.clone_index(index)):
+    for twin in (pickle.loads(pickle.dumps(index)), copy.deepcopy(index), stand_in.clone_index(index)):  # noqa: S301
         assert type(twin) is type(index)
         np.testing.assert_array_equal(twin.search(rows[:50], 5), expected)
         twin.add(rows[count : count + 2100])
@@ -366,7 +366,7 @@ def test_the_second_level_grows_too(words, kind):
     assert recalls[1] >= recalls[0]
     error = [np.abs(each.reconstruct_n(0, 5000) - words[:5000]).mean() for each in (plain, index)]
     assert error[1] < error[0] / 10
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(index)).search(words[:20], 5), index.search(words[:20], 5))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(index)).search(words[:20], 5), index.search(words[:20], 5))  # noqa: S301
     if kind == "IndexFlat":
         index.remove_ids(np.arange(1000))
         assert np.abs(index.reconstruct_n() - words[1000:5000]).mean() < error[0] / 10
@@ -415,7 +415,7 @@ class _FlatModel(RuleBasedStateMachine):
 
     @rule()
     def copy(self):
-        self.index = pickle.loads(pickle.dumps(self.index))
+        self.index = pickle.loads(pickle.dumps(self.index))  # noqa: S301
 
     @rule()
     def fail(self):
