@@ -123,8 +123,12 @@ def _transforms(index: Any) -> list[Any]:
 
 
 def _copy_of(transform: Any) -> Any:
-    # A file would not do: there, a transform that is still to be trained is any linear one.
     library: Any = faiss
-    made = library.Cloner().clone_VectorTransform(transform)
-    made.this.own(True)
-    return made
+    if not transform.is_trained:  # a file holds the class of some transforms only once they are trained
+        made = library.Cloner().clone_VectorTransform(transform)
+        made.this.own(True)
+        return made
+    writer, reader = library.VectorIOWriter(), library.VectorIOReader()
+    library.write_VectorTransform(transform, writer)
+    library.copy_array_to_vector(library.vector_to_array(writer.data), reader.data)
+    return library.read_VectorTransform(reader)
