@@ -2,23 +2,87 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from knn_adapters._validation import as_queries, check_finite, number_error, runtime_error
 from knn_adapters.wrapping import WrapOptions
 from mp_plugins import UnsupportedError, argument_error
 
-__all__ = ["check_8_bits", "check_output", "delivered"]
+__all__ = ["as_added", "as_ids", "as_row", "as_rows", "check_coded", "check_output", "check_rescore", "delivered"]
 
 
-def check_8_bits(original: Any, options: WrapOptions) -> None:
-    """Refuse what indexes with inverted lists, or with codes of their own, cannot have."""
-    if options.bits != 8 or options.rescore != "none":
+def as_added(x: Any, dim: int) -> npt.NDArray[np.float32]:
+    """Return vectors ``(n, d)`` to be added or trained on, where n may be 0.
+
+    Raises:
+        ArgumentError: a wrong shape or dimension, NaN or infinity.
+    """
+    vectors = as_queries("x", x, dim, single=False)
+    check_finite("x", vectors)
+    return vectors
+
+
+def as_ids(ids: Any, count: int) -> npt.NDArray[np.int64]:
+    """Return ``ids`` ``(count,)`` as FAISS wants them.
+
+    Raises:
+        ArgumentError: not integers, or not as many.
+    """
+    found = np.asarray(ids)
+    if found.dtype.kind not in "iu" or found.shape != (count,):
+        raise argument_error(
+            "ids", f"must be integers of shape ({count},)", f"{found.dtype} of shape {found.shape}",
+            "pass an int64 array with an id a vector",
+        )  # fmt: skip
+    return np.ascontiguousarray(found, np.int64)
+
+
+def as_rows(argument: str, keys: Any, count: int) -> npt.NDArray[np.int64]:
+    """Return the numbers of vectors ``(m,)`` that are there.
+
+    Raises:
+        RuntimeArgumentError: one is not.
+        ArgumentError: not integers.
+    """
+    rows = np.asarray(keys)
+    if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+        raise argument_error(argument, "must be integers (m,)", f"{rows.dtype} of shape {rows.shape}", "pass ids")
+    wrong = (rows < 0) | (rows >= count)
+    if wrong.any():
+        raise runtime_error(
+            "Error: 'key >= 0 && key < ntotal' failed", argument, f"must be within 0..{count - 1}",
+            int(rows[np.argmax(wrong)]), "pass ids of vectors that are there",
+        )  # fmt: skip
+    return rows.astype(np.int64)
+
+
+def as_row(argument: str, key: Any, count: int) -> npt.NDArray[np.int64]:
+    """Return the number of one vector as :func:`as_rows` does."""
+    try:
+        return as_rows(argument, [operator.index(key)], count)
+    except TypeError:
+        raise number_error(argument, key) from None
+
+
+def check_coded(original: Any, options: WrapOptions, bits: int) -> None:
+    """Refuse options of a quantizer for ``original``, which has codes of ``bits`` already."""
+    if options.calibration is not None:
+        raise argument_error("calibration", "must be left out", "vectors", "codes that exist keep their range")
+    if options.bits not in (8, bits):
+        raise argument_error("bits", f"must be left out or {bits}", options.bits, "codes that exist stay as they are")
+    check_rescore(original, options)
+
+
+def check_rescore(original: Any, options: WrapOptions) -> None:
+    """Refuse a second level where there cannot be one: beside inverted lists, or codes whose vectors are gone."""
+    if options.rescore != "none":
         raise UnsupportedError(
-            f"a FAISS {type(original).__name__} with bits={options.bits}, rescore={options.rescore!r} is not yet "
-            "supported: use bits=8 and rescore='none'"
+            f"a FAISS {type(original).__name__} with rescore={options.rescore!r} is not yet supported: "
+            "use rescore='none'"
         )
 
 
