@@ -114,7 +114,7 @@ def test_ids(words, inner, outer, count):
             index.add(rows[:2])
     ours, theirs = map(wide, made)
     assert type(ours.index).__name__ == inner
-    assert recall_at_k(ours.search(rows[:100], 5)[1], theirs.search(rows[:100], 5)[1], 5) > 0.93
+    assert recall_at_k(ours.search(rows[:100], 5)[1], theirs.search(rows[:100], 5)[1], 5) > 0.9
     np.testing.assert_array_equal(ours.assign(rows[:10], 3), ours.search(rows[:10], 3)[1])
     if outer == "IndexIDMap2":
         for index in made:
