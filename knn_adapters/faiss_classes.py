@@ -5,8 +5,6 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import faiss
-
 from knn_adapters.faiss_contents import CALIBRATION_ROWS
 from knn_adapters.wrapping import WrapOptions
 from mp_plugins import UnsupportedError
@@ -68,14 +66,13 @@ def taken_over(original: Any, options: WrapOptions, *, exact_below: int = 1, cop
     Raises:
         UnsupportedError: a class, metric, type of codes or state that ours has not.
     """
-    # What C++ returns as a plain Index has a class nevertheless.
     return class_for(original)._made_of(original, options, exact_below=exact_below, copy=copy)
 
 
 def taken_over_or_original(original: Any) -> Any:
     """Return an index of ours in place of ``original``, which is dropped; or, with a warning, itself."""
     try:
-        return taken_over(faiss.downcast_index(original), WrapOptions(), exact_below=CALIBRATION_ROWS)
+        return taken_over(original, WrapOptions(), exact_below=CALIBRATION_ROWS, copy=False)
     except UnsupportedError as error:
         warn_of_original(original, error)
         return original

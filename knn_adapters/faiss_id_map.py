@@ -76,6 +76,11 @@ class _Mapping(Nested):
         vectors = as_added(x, self.d)
         self._in_c().add_c(len(vectors), faiss.swig_ptr(vectors))
 
+    def sa_code_size(self: Any) -> int:
+        """Return the bytes of a stand-alone code of the index inside."""
+        size: int = self._inner.sa_code_size()
+        return size
+
     def add_sa_codes(self: Any, codes: npt.NDArray[np.uint8], ids: npt.ArrayLike) -> None:
         """Add what stand-alone codes ``(n, sa_code_size())`` of the index inside stand for, under ``ids`` ``(n,)``."""
         self.add_with_ids(self._inner.sa_decode(codes), ids)

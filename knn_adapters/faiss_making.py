@@ -83,7 +83,8 @@ class Making(Ours):
         if sample is not None:
             check_finite("index", sample)
             quantizer = options.train_quantizer(contents.metric, sample)
-        coarse = None if copy else original.referenced_objects[0]
+        # The caller's own, if a constructor was given it; of a file it is the original's, which goes.
+        coarse = None if copy else getattr(original, "referenced_objects", [None])[0]
         self.this = faiss_ivf.quantized_lists(original, quantizer, options.bits, coarse).this
         if coarse is not None:
             self.referenced_objects = [coarse]

@@ -17,18 +17,23 @@ READS = frozenset({
     "assign_c", "check_compatible_for_merge", "check_ids_sorted", "coarse_code_size", "compute_residual",
     "compute_residual_n", "copy_subset_to", "decode_listno", "decode_vectors", "encode_listno", "encode_vectors",
     "get_CodePacker", "get_FlatCodesDistanceComputer", "get_InvertedListScanner", "get_distance_computer",
+<<<<<<< HEAD
     "get_list_size", "range_search_c", "range_search_preassigned_c", "reconstruct_batch_c",
     "reconstruct_c", "reconstruct_from_offset", "reconstruct_n_c", "sa_decode_c", "sa_encode_c", "search1",
+=======
+    "get_list_size", "range_search_c", "range_search_preassigned", "range_search_preassigned_c", "reconstruct_batch_c",
+    "reconstruct_c", "reconstruct_from_offset", "reconstruct_n_c", "sa_decode_c", "sa_encode_c", "search1", "searchEx",
+>>>>>>> h/faiss-grow
     "search_and_reconstruct_c", "search_and_return_codes", "search_and_return_codes_c", "search_c", "search_ex",
     "search_level_0", "search_preassigned_c", "search_subset", "train_encoder_num_vectors",
 })  # fmt: skip
 """Answered by FAISS' own code over the codes: slower than our searches, or pointers in and out."""
 
 CHANGES = frozenset({
-    "add_c", "add_core", "add_ex", "add_sa_codes_c", "add_with_ids_c", "add_with_ids_ex",
+    "addEx", "add_c", "add_core", "add_ex", "add_sa_codes_c", "add_with_ids_c", "add_with_idsEx", "add_with_ids_ex",
     "init_level_0_from_entry_points", "init_level_0_from_knngraph", "make_direct_map",
     "merge_from_c", "permute_entries_c", "remove_ids_c", "reorder_links", "set_direct_map_type",
-    "shrink_level_0_neighbors", "train_c", "train_encoder", "train_ex", "train_q1", "train_with_queries",
+    "shrink_level_0_neighbors", "trainEx", "train_c", "train_encoder", "train_ex", "train_q1", "train_with_queries",
     "update_vectors_c",
 })  # fmt: skip
 """Done by FAISS' own code to the C++ object; our views of it are made anew afterwards."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from knn_adapters._validation import runtime_error
-from knn_adapters.faiss_arguments import as_row, as_rows, check_output, delivered
+from knn_adapters.faiss_arguments import as_ids, as_row, as_rows, check_output, delivered
 from knn_adapters.faiss_row_contents import RowContents
 from knn_adapters.faiss_storage import stock_of
 from mp_plugins import argument_error
@@ -116,12 +116,16 @@ class Reading:
 
     def add_sa_codes(self: Any, codes: _Codes, ids: npt.NDArray[np.int64] | None = None) -> None:
         """Add what stand-alone codes ``(n, sa_code_size())`` stand for; in inverted lists under ``ids``."""
-        if self._codes_are_floats():
-            self.add(self.sa_decode(codes))
+        if isinstance(self._contents, RowContents):
+            self.add(self.sa_decode(codes))  # what a code decodes to is encoded to it
             return
         received = self._checked_codes(codes)
+        numbers = None if ids is None else as_ids(ids, len(received))
+        stock = stock_of(self)
+        # The C++ method: what releases up to 1.10 have in Python loses the ids, or is missing.
+        add = getattr(stock, "add_sa_codes_c", stock.add_sa_codes)
         with self._contents.lock:
-            stock_of(self).add_sa_codes(received, ids)
+            add(len(received), faiss.swig_ptr(received), None if numbers is None else faiss.swig_ptr(numbers))
             self._contents.changed()
 
     def _codes_are_floats(self) -> bool:

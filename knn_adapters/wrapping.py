@@ -115,14 +115,15 @@ def wrap(
     """Return a quantized index that answers in place of ``index``.
 
     The result passes ``isinstance`` for the class of ``index`` and is searched by the same calls, with the same units
-    of distance. An ``hnswlib.Index`` goes on growing; in this release the others can be searched only. ``index`` is
-    read, never changed, and may be dropped.
+    of distance. Indexes of hnswlib and FAISS go on growing; in this release those of Annoy can be searched only.
+    ``index`` is read, never changed, and may be dropped.
 
     Args:
-        index: a ``faiss.IndexFlat*``, ``IndexHNSWFlat`` or ``IndexIVFFlat`` (L2, inner product), an ``hnswlib.Index``,
-            or a built ``annoy.AnnoyIndex`` (angular, euclidean, dot) that holds at least one vector; or a
-            ``faiss.IndexScalarQuantizer``, ``IndexHNSWSQ`` or ``IndexIVFScalarQuantizer`` of 8 bits, whose codes are
-            searched as they are.
+        index: a ``faiss.IndexFlat*``, ``IndexHNSWFlat`` or ``IndexIVFFlat`` (L2, inner product), or a
+            ``faiss.IndexScalarQuantizer``, ``IndexHNSWSQ`` or ``IndexIVFScalarQuantizer`` of 8 or 4 bits, whose codes
+            are searched as they are, alone or inside ``IndexIDMap``, ``IndexIDMap2``, ``IndexPreTransform`` or
+            ``IndexRefine*``; or an ``hnswlib.Index`` or a built ``annoy.AnnoyIndex`` (angular, euclidean, dot) that
+            holds at least one vector.
         bits: bits per dimension, 8 or 4.
         rescore: what the last candidates are compared by: ``"none"``, their codes; ``"residual"``, their codes and 8
             bits a dimension of what the codes leave over, which costs as many bytes; ``"original"`` is not yet

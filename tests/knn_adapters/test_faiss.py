@@ -164,7 +164,6 @@ def test_threads_of_python_and_of_the_search_agree(pair, queries):
         (lambda index: index.merge_from(index), RuntimeError, "`otherIndex` must be another index"),
         (lambda index: index.merge_from(7), TypeError, "`otherIndex` must be a faiss.Index"),
         (lambda index: index.permute_entries(np.zeros(300, int)), RuntimeError, "`perm` must hold each of"),
-        (lambda index: setattr(index, "unknown", 7), AttributeError, "unknown"),
     ],
 )
 def test_bad_input_is_named(build, small, kind, call, error, message):

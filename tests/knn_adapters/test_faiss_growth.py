@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import faiss
 import numpy as np
@@ -302,26 +303,26 @@ def test_search_and_reconstruct(small, kind):
 
 
 def test_stand_alone_codes(small):
-    for module in BOTH:
-        flat = module.IndexFlatL2(24)
-        assert flat.sa_code_size() == 96
-        codes = flat.sa_encode(small)
-        np.testing.assert_array_equal(flat.sa_decode(codes), small)
-        flat.add_sa_codes(codes)
-        np.testing.assert_array_equal(flat.reconstruct_n(0, 300), small)
-        coded = made(module, "IndexScalarQuantizer", 24)
-        coded.train(small)
-        codes = coded.sa_encode(small)
-        assert codes.shape == (300, 24)
-        coded.add_sa_codes(codes)
-        np.testing.assert_allclose(coded.reconstruct_n(0, 300), coded.sa_decode(codes), atol=1e-5)
-        assert recall_at_k(coded.search(small, 1)[1], np.arange(300)[:, None], 1) > 0.99
-        lists = made(module, "IndexIVFScalarQuantizer", 24, n_lists=4)
-        lists.train(small)
-        codes = lists.sa_encode(small)
-        lists.add_sa_codes(codes, np.arange(300) + 5)
-        lists.nprobe = 4
-        assert recall_at_k(lists.search(small, 1)[1], np.arange(300)[:, None] + 5, 1) > 0.99
+    flat, theirs = (module.IndexFlatL2(24) for module in BOTH)
+    assert flat.sa_code_size() == theirs.sa_code_size() == 96
+    codes = flat.sa_encode(small)
+    np.testing.assert_array_equal(codes, theirs.sa_encode(small))
+    np.testing.assert_array_equal(flat.sa_decode(codes), small)
+    flat.add_sa_codes(codes)
+    np.testing.assert_array_equal(flat.reconstruct_n(0, 300), small)
+    coded = made(stand_in, "IndexScalarQuantizer", 24)
+    coded.train(small)
+    codes = coded.sa_encode(small)
+    coded.add_sa_codes(codes)
+    np.testing.assert_array_equal(storage.stored_codes(coded), codes)
+    lists = made(stand_in, "IndexIVFScalarQuantizer", 24, n_lists=4)
+    lists.train(small)
+    lists.add_sa_codes(lists.sa_encode(small), np.arange(300) + 5)
+    lists.nprobe = 4
+    for index, first in ((coded, 0), (lists, 5)):
+        assert recall_at_k(index.search(small, 1)[1], np.arange(300)[:, None] + first, 1) > 0.99
+        with pytest.raises(ValueError, match="`codes` must be uint8"):
+            index.add_sa_codes(small)
 
 
 @pytest.mark.parametrize("kind", ["IndexFlat", "IndexScalarQuantizer", "IndexHNSWFlat"])
@@ -352,6 +353,33 @@ def test_c_code_that_fills_the_index_is_noticed(words, small):
     assert "bits=8" in repr(inner)
     outer.remove_ids(np.arange(7, 1007))
     assert recall_at_k(inner.search(rows[1000:1050], 1)[1], np.arange(50)[:, None], 1) > 0.9
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+def test_searches_of_many_threads_open_the_searcher_together(words, kind):
+    rows = np.ascontiguousarray(words[:, :32])
+    index = made(stand_in, kind, 32)
+    index.train(rows[:2500])
+    index.add(rows[:2500])
+    for start in range(2500, 2800, 20):
+        index.add(rows[start : start + 20])
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _: index.search(rows[:40], 3)[1], range(16)))
+        for ids in found:
+            np.testing.assert_array_equal(ids, found[0])
+        assert index.search(rows[start : start + 20], 1)[1].max() >= 2500
+
+
+def test_a_file_of_codes_is_mapped(small, tmp_path):
+    """What is read is not copied: FAISS' own object becomes ours."""
+    index = made(stand_in, "IndexScalarQuantizer", 24)
+    index.train(small)
+    index.add(small)
+    stand_in.write_index(index, str(tmp_path / "index"))
+    read = stand_in.read_index(
+        str(tmp_path / "index"), faiss.IO_FLAG_MMAP_IFC if hasattr(faiss, "IO_FLAG_MMAP_IFC") else 0
+    )
+    np.testing.assert_array_equal(read.search(small, 3)[1], index.search(small, 3)[1])
 
 
 @pytest.mark.parametrize("kind", ["IndexFlat", "IndexHNSWFlat"])

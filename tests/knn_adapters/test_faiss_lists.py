@@ -139,11 +139,14 @@ def test_missing_results_are_filled_as_by_faiss(small):
             np.testing.assert_array_equal(distances[ids == -1], expected[expected_ids == -1])
 
 
-@pytest.mark.parametrize("qtype", [SQ.QT_8bit, SQ.QT_8bit_uniform, SQ.QT_8bit_direct, SQ.QT_8bit_direct_signed])
+@pytest.mark.parametrize("name", ["QT_8bit", "QT_8bit_uniform", "QT_8bit_direct", "QT_8bit_direct_signed"])
 @pytest.mark.parametrize("metric", METRICS)
-def test_all_8_bit_types(qtype, metric):
+def test_all_8_bit_types(name, metric):
+    qtype = getattr(SQ, name, None)
+    if qtype is None:
+        pytest.skip("not in this release of FAISS")
     rng = np.random.default_rng(0)
-    low = -128 if qtype == SQ.QT_8bit_direct_signed else 0
+    low = -128 if name == "QT_8bit_direct_signed" else 0
     rows = rng.integers(low, low + 256, (400, 32)).astype(np.float32)
     original = make("IndexScalarQuantizer", rows, metric, qtype)
     expected, expected_ids = original.search(rows[:50], 10)

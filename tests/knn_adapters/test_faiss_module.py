@@ -70,10 +70,20 @@ def test_every_method_of_a_nested_index_is_ours_or_passed_on(name):
 def test_signatures_are_faisss(name):
     for member in ("train", "add", "add_with_ids", "remove_ids", "reconstruct", "reconstruct_batch", "reconstruct_n",
                    "search_and_reconstruct", "sa_encode", "sa_decode", "add_sa_codes", "reset", "search"):  # fmt: skip
+        if not hasattr(getattr(faiss, name), member):
+            continue  # not in this release
         ours, theirs = (inspect.signature(getattr(getattr(m, name), member)).parameters for m in (stand_in, faiss))
         positional = [parameter for parameter in theirs if theirs[parameter].kind is not inspect.Parameter.KEYWORD_ONLY]
         assert list(ours)[: len(positional)] == positional, member
         assert set(theirs) <= set(ours), member
+
+
+def takes_any_name(index):
+    try:
+        index.nporbe = 3
+    except AttributeError:
+        return False
+    return True
 
 
 def test_properties_are_read_and_only_harmless_ones_written(small):
@@ -89,8 +99,7 @@ def test_properties_are_read_and_only_harmless_ones_written(small):
         target = index if name == "verbose" else stand_in.IndexIVFFlat(stand_in.IndexFlatL2(24), 24, 4)
         setattr(target, name, True if name == "verbose" else 3)
         assert getattr(target, name) in (True, 3)
-    with pytest.raises(AttributeError):
-        index.nporbe = 3
+    assert takes_any_name(index) == takes_any_name(faiss.IndexFlatL2(24))  # until FAISS 1.12
 
 
 def test_an_empty_index_is_true_and_may_be_asked():
