@@ -180,10 +180,9 @@ struct search {
 };
 
 /* `ones` and `zeros` make the fold one of the query itself. */
-static void fold_plane_query(struct walk *walk, const float *vector, size_t dim, float *ones, float *zeros) {
+static void fold_plane_query(struct walk *walk, const float *vector, size_t dim, const float *ones,
+                             const float *zeros) {
     int64_t sum = 0;
-    for (size_t i = 0; i < dim; i++)
-        ones[i] = 1, zeros[i] = 0;
     mp_fold_query(vector, dim, ones, zeros, &walk->plane_query);
     for (size_t i = 0; i < dim; i++)
         sum += 256 * walk->plane_query.high[i] + walk->plane_query.low[i];
@@ -206,7 +205,8 @@ static bool search_row(struct search *search, struct mp_scratch *scratch, size_t
     mp_place_query(&walk.query, scratch->query.data, 0, items->dim);
     mp_place_query(&walk.plane_query, scratch->query.data, 1, items->dim);
     mp_fold_for(items, vector, &walk.query);
-    fold_plane_query(&walk, vector, items->dim, scratch->second.data, (float *)scratch->second.data + items->dim);
+    const float *ones = scratch->second.data;
+    fold_plane_query(&walk, vector, items->dim, ones, ones + items->dim);
     mp_topk_begin(&topk, scratch->ranks.data, keep);
     collect(&walk, search->search_k);
     if (walk.given_up) {
@@ -220,6 +220,18 @@ static bool search_row(struct search *search, struct mp_scratch *scratch, size_t
     return true;
 }
 
+/* Ones and zeros, written once: all users of a pool search the same forest, and nothing else in it uses `second`. */
+static bool reserve_neutral(struct mp_scratch *scratch, size_t dim) {
+    if (scratch->second.size)
+        return true;
+    if (!mp_reserve(&scratch->second, 2 * dim * sizeof(float)))
+        return false;
+    float *ones = scratch->second.data, *zeros = ones + dim;
+    for (size_t i = 0; i < dim; i++)
+        ones[i] = 1, zeros[i] = 0;
+    return true;
+}
+
 static bool reserve(const struct search *search, struct mp_scratch *scratch) {
     const struct mp_forest *forest = search->forest;
     const size_t n = forest->items.n, keep = mp_n_rescored(&forest->items, search->k, n);
@@ -228,7 +240,7 @@ static bool reserve(const struct search *search, struct mp_scratch *scratch) {
     /* Every plane is entered once and replaces itself by two nodes, so the queue grows by one a plane. One id more than
      * can be found: a duplicate is written before it is dropped. */
     return mp_reserve(&scratch->query, 2 * mp_query_bytes(forest->items.dim)) &&
-           mp_reserve(&scratch->second, 2 * forest->items.dim * sizeof(float)) &&
+           reserve_neutral(scratch, forest->items.dim) &&
            mp_reserve(&scratch->ranks, mp_topk_capacity(keep) * sizeof(uint64_t)) &&
            mp_reserve(&scratch->heap, (forest->n_roots + forest->n_planes + 1) * sizeof(uint64_t)) &&
            mp_reserve(&scratch->ids, (most + 1) * sizeof(uint32_t));

@@ -20,7 +20,7 @@ struct search {
     const struct mp_graph *graph;
     struct mp_scratch_pool *scratches;
     const float *queries;
-    size_t k, ef;
+    size_t k, ef, keep;
     const struct mp_filter *filter;
     float *distances;
     int64_t *ids;
@@ -58,7 +58,8 @@ static uint64_t heap_pop(struct heap *heap) {
 static inline bool meet(const struct mp_filter *filter, struct heap *heap, struct pool *results, uint64_t rank) {
     if (results->size == results->capacity && rank >= results->ranks[results->size - 1])
         return true;
-    heap_push(heap, rank);
+    if (results->size < results->breadth || rank < results->ranks[results->breadth - 1])
+        heap_push(heap, rank);
     const int accepts = mp_filter_accepts(filter, (uint32_t)rank >> 1);
     if (accepts > 0)
         pool_insert(results, rank);
@@ -72,7 +73,7 @@ static bool search_filtered(const struct walk *walk, const struct mp_filter *fil
     bool goes_on = meet(filter, heap, results, (uint64_t)mp_order_of(entry_key) << 32 | entry << 1);
     while (goes_on && heap->size > 0) {
         const uint64_t nearest = heap_pop(heap);
-        if (results->size == results->capacity && nearest > results->ranks[results->size - 1])
+        if (results->size >= results->breadth && nearest > results->ranks[results->breadth - 1])
             break;
         const size_t count = collect_fresh(walk, links_at_0(walk->graph, (uint32_t)nearest >> 1));
         for (size_t i = 0; i < count; i++)
@@ -91,7 +92,7 @@ static bool search_row(const struct search *search, struct walk *walk, struct mp
                        struct mp_scratch *scratch, size_t row) {
     uint64_t *ranks = scratch->ranks.data;
     const struct mp_items *items = &search->graph->items;
-    struct pool pool = {.ranks = ranks, .capacity = search->ef};
+    struct pool pool = {.ranks = ranks, .capacity = search->keep, .breadth = search->ef};
     mp_fold_for(items, search->queries + row * items->dim, query);
     walk->weight = mp_key_weight(items, query);
     size_t count = 0;
@@ -118,7 +119,7 @@ static bool search_row(const struct search *search, struct walk *walk, struct mp
 static bool search_rows(struct search *search, struct mp_scratch *scratch, size_t begin, size_t end) {
     const struct mp_items *items = &search->graph->items;
     if (!mp_reserve(&scratch->query, mp_query_bytes(items->dim)) ||
-        !mp_reserve(&scratch->ranks, (search->ef + 1) * sizeof(uint64_t)) ||
+        !mp_reserve(&scratch->ranks, (search->keep + 1) * sizeof(uint64_t)) ||
         !mp_reserve(&scratch->ids, (search->graph->max_links0 + 4) * sizeof(uint32_t)) ||
         (search->filter && !mp_reserve(&scratch->heap, items->n * sizeof(uint64_t)))) /* each node enters once */
         return false;
@@ -162,6 +163,9 @@ struct mp_status mp_graph_search(const struct mp_graph *graph, struct mp_scratch
     search.ids = ids;
     search.ef = ef > k ? ef : k;
     search.ef = search.ef < graph->items.n ? search.ef : graph->items.n; /* more can't be found */
+    /* What ranks last by the 8-bit query of a walk whose ef is near k may be among the best: some more are kept. */
+    const size_t worth = mp_n_rescored(&graph->items, k, graph->items.n), most = 2 * search.ef;
+    search.keep = worth < search.ef ? search.ef : worth < most ? worth : most;
     if (few_pass(filter, graph->n_complete, search.ef)) {
         const struct mp_flat flat = {&graph->items, scratches};
         return mp_flat_search(&flat, queries, n_queries, k, filter, num_threads, distances, ids);

@@ -55,7 +55,8 @@ static inline struct links links_of(const struct mp_graph *graph, size_t node, s
 struct pool {
     uint64_t *ranks;
     size_t size, capacity;
-    size_t next; /* everything before is expanded */
+    size_t breadth; /* how many of the nearest are expanded; the rest, up to `capacity`, may be worth rescoring */
+    size_t next;    /* everything before is expanded */
 };
 
 static inline void pool_insert(struct pool *pool, uint64_t rank) {
@@ -79,7 +80,8 @@ static inline void pool_insert(struct pool *pool, uint64_t rank) {
 
 /* Marks the nearest unexpanded candidate as expanded; false if there is none. */
 static inline bool pool_take(struct pool *pool, uint32_t *node) {
-    while (pool->next < pool->size) {
+    const size_t end = pool->size < pool->breadth ? pool->size : pool->breadth;
+    while (pool->next < end) {
         const uint64_t rank = pool->ranks[pool->next];
         pool->ranks[pool->next++] = rank | 1;
         if (!(rank & 1)) {

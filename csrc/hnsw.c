@@ -27,6 +27,7 @@ void mp_hnsw_free_storage(struct mp_hnsw_storage *storage, const struct mp_hnsw 
         return;
     mp_block_free(storage->records, storage->capacity * hnsw->stride);
     mp_block_free(storage->residuals, storage->capacity * hnsw->settings.dim);
+    mp_block_free(storage->originals, storage->capacity * hnsw->settings.dim * sizeof(float));
     free(storage->residual_norms);
     free(storage->apart);
     free(storage->upper_start);
@@ -42,6 +43,8 @@ static bool reserve_nodes(const struct mp_hnsw *hnsw, struct mp_hnsw_storage *st
     const bool is_apart = hnsw->self_stride != hnsw->stride, has_residuals = settings->range > 0;
     storage->records = capacity ? mp_block_alloc(capacity * hnsw->stride) : NULL;
     storage->residuals = capacity && has_residuals ? mp_block_alloc(capacity * settings->dim) : NULL;
+    storage->originals =
+        capacity && settings->keeps_originals ? mp_block_alloc(capacity * settings->dim * sizeof(float)) : NULL;
     storage->apart = is_apart ? malloc(at_least_one * sizeof(float)) : NULL;
     if (has_residuals && settings->metric == MP_METRIC_L2)
         storage->residual_norms = malloc(at_least_one * sizeof(float));
@@ -49,13 +52,14 @@ static bool reserve_nodes(const struct mp_hnsw *hnsw, struct mp_hnsw_storage *st
     storage->marks = calloc(at_least_one, 1);
     storage->selves = is_apart || !capacity ? storage->apart : storage->records + hnsw->links_at - sizeof(float);
     return (!capacity || storage->records) && (!capacity || !has_residuals || storage->residuals) &&
-           (!is_apart || storage->apart) && storage->upper_start && storage->marks &&
+           (!capacity || !settings->keeps_originals || storage->originals) && (!is_apart || storage->apart) &&
+           storage->upper_start && storage->marks &&
            (!has_residuals || settings->metric != MP_METRIC_L2 || storage->residual_norms);
 }
 
 struct mp_hnsw_storage *mp_hnsw_make_storage(const struct mp_hnsw *hnsw, size_t capacity, const uint32_t *starts,
                                              size_t n_levels) {
-    const size_t most = SIZE_MAX / 2 / (hnsw->stride + hnsw->settings.dim);
+    const size_t most = SIZE_MAX / 2 / (hnsw->stride + hnsw->settings.dim * (1 + sizeof(float)));
     struct mp_hnsw_storage *storage = calloc(1, sizeof *storage);
     if (!storage || capacity > most) {
         free(storage);
@@ -158,6 +162,7 @@ struct mp_graph mp_hnsw_graph(struct mp_hnsw *hnsw, const struct mp_hnsw_storage
     graph.items.n = entry ? storage->capacity : 0;
     graph.items.norms = settings->metric == MP_METRIC_L2 ? storage->records + hnsw->norm_at : NULL;
     graph.items.residuals = (struct mp_residuals){storage->residuals, storage->residual_norms, settings->range};
+    graph.items.originals = storage->originals;
     graph.links0 = storage->records + hnsw->links_at;
     graph.upper_start = storage->upper_start;
     graph.upper = storage->upper;
@@ -213,6 +218,8 @@ static void copy_nodes(const struct mp_hnsw *hnsw, struct mp_hnsw_storage *to, c
         memcpy(to->residuals, from->residuals, count * hnsw->settings.dim);
     if (from->residual_norms)
         memcpy(to->residual_norms, from->residual_norms, count * sizeof(float));
+    if (from->originals)
+        memcpy(to->originals, from->originals, count * hnsw->settings.dim * sizeof(float));
 }
 
 struct mp_status mp_hnsw_resize(struct mp_hnsw *hnsw, size_t capacity) {

@@ -62,7 +62,7 @@ static struct mp_status take_links(const struct mp_hnsw_arrays *arrays, const ui
 
 static struct mp_status take_nodes(const struct mp_hnsw *hnsw, struct mp_hnsw_storage *storage,
                                    const struct mp_hnsw_arrays *arrays) {
-    const size_t max_links = hnsw->settings.max_links, dim = hnsw->settings.dim;
+    const size_t max_links = hnsw->settings.max_links;
     const uint32_t *block = arrays->link_lists;
     int32_t *upper = storage->upper;
     for (size_t i = 0; i < arrays->n; i++) {
@@ -76,8 +76,7 @@ static struct mp_status take_nodes(const struct mp_hnsw *hnsw, struct mp_hnsw_st
         }
         if (status.code != MP_OK)
             return status;
-        mp_hnsw_write_codes(hnsw, storage, i, arrays->codes + i * hnsw->code_bytes,
-                            arrays->residuals ? arrays->residuals + i * dim : NULL);
+        mp_hnsw_write_codes(hnsw, storage, i, arrays);
     }
     return mp_ok();
 }
@@ -160,5 +159,7 @@ void mp_hnsw_copy_out(struct mp_hnsw *hnsw, const struct mp_hnsw_copy *copy) {
         memcpy(copy->codes + i * hnsw->code_bytes, mp_item_code(&graph.items, i), hnsw->code_bytes);
         if (copy->residuals)
             memcpy(copy->residuals + i * dim, storage->residuals + i * dim, dim);
+        if (copy->originals)
+            memcpy(copy->originals + i * dim, storage->originals + i * dim, dim * sizeof(float));
     }
 }

@@ -19,6 +19,7 @@ struct inserter {
     uint64_t *pool;     /* ef_construction + 1 */
     uint64_t *around;   /* 2 max_links0 + 1: candidates for a list */
     uint32_t *chosen;   /* max_links0 */
+    float *rests;       /* MP_FED_ROWS * dim */
     uint32_t *plan;     /* max_links a level: what the new node links to */
 };
 
@@ -214,7 +215,8 @@ static void plan_links(struct inserter *in, uint32_t id, size_t level, uint64_t 
     for (; at > level; at--)
         node = descend(&in->walk, node, at, &key);
     for (size_t above = at + 1; above-- > 0;) {
-        struct pool pool = {.ranks = in->pool, .capacity = in->hnsw->settings.ef_construction};
+        const size_t breadth = in->hnsw->settings.ef_construction;
+        struct pool pool = {.ranks = in->pool, .capacity = breadth, .breadth = breadth};
         mp_visited_begin(in->scratch, in->graph.items.n); /* has its memory since prepare() */
         in->walk.epoch = in->scratch->epoch;
         search_level(&in->walk, &pool, above, node, key);
@@ -240,7 +242,7 @@ static void insert(struct inserter *in, const float *vector, uint32_t id, bool i
     const size_t max_links = hnsw->settings.max_links;
     for (size_t at = level + 1; !is_new && at-- > 0;)
         detach(in, id, at);
-    mp_hnsw_write(hnsw, in->storage, id, vector);
+    mp_hnsw_write(hnsw, in->storage, id, vector, in->rests);
     if (is_new) {
         const struct links list = list_of(in, id, 0);
         memset((int32_t *)list.ids, 0xFF, list.max * sizeof(int32_t)); /* -1: none */
@@ -286,7 +288,9 @@ static bool prepare(struct mp_hnsw *hnsw, struct mp_scratch *scratch) {
            mp_reserve(&scratch->ranks, (settings->ef_construction + 2 * hnsw->max_links0 + 4) * sizeof(uint64_t)) &&
            mp_reserve(&scratch->ids, (3 * hnsw->max_links0 + 4) * sizeof(uint32_t)) &&
            mp_reserve(&scratch->heap, MOST_LEVELS * settings->max_links * sizeof(uint32_t)) &&
-           mp_reserve(&scratch->second, 2 * padded) && mp_visited_begin(scratch, hnsw->storage->capacity);
+           mp_reserve(&scratch->second, 2 * padded) &&
+           mp_reserve(&scratch->strips, MP_FED_ROWS * settings->dim * sizeof(float)) &&
+           mp_visited_begin(scratch, hnsw->storage->capacity);
 }
 
 static void insert_chunk(void *context, size_t begin, size_t end) {
@@ -297,12 +301,15 @@ static void insert_chunk(void *context, size_t begin, size_t end) {
     const size_t dim = hnsw->settings.dim;
     in.graph = mp_hnsw_graph(hnsw, addition->storage);
     in.graph.items.n = addition->storage->capacity;
-    in.graph.items.residuals = (struct mp_residuals){0}; /* all distances that are compared are those of one level */
+    /* All distances that are compared are those of the codes. */
+    in.graph.items.residuals = (struct mp_residuals){0};
+    in.graph.items.originals = NULL;
     in.pool = scratch->ranks.data;
     in.around = in.pool + hnsw->settings.ef_construction + 1;
     in.chosen = (uint32_t *)scratch->ids.data + 2 * hnsw->max_links0 + 4;
     in.plan = scratch->heap.data;
     in.pair_query = scratch->second.data;
+    in.rests = scratch->strips.data;
     memset(in.pair_query, 0, scratch->second.size);
     mp_place_query(&in.query, scratch->query.data, 0, dim);
     in.walk = (struct walk){

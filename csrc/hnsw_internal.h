@@ -17,6 +17,7 @@ struct mp_hnsw_storage {
     uint8_t *selves;       /* of node 0, self_stride bytes apart */
     uint8_t *residuals;    /* dim a node; NULL without a second level */
     float *residual_norms; /* l2 only */
+    float *originals;      /* dim a node; NULL unless they are kept */
     size_t capacity;
     uint32_t *upper_start; /* capacity + 1: node i has levels upper_start[i + 1] - upper_start[i] above 0 */
     int32_t *upper;
@@ -66,11 +67,13 @@ void mp_hnsw_exchange(struct mp_hnsw *hnsw, struct mp_hnsw_storage *storage);
 
 /* Offsets within records, and what pair distances need; false if there is no memory. */
 bool mp_hnsw_lay_out(struct mp_hnsw *hnsw);
-/* Writes code, residual, norms and `self` of a node; its links stay. */
-void mp_hnsw_write(const struct mp_hnsw *hnsw, struct mp_hnsw_storage *storage, size_t id, const float *vector);
-/* The same from the code and the residual (NULL without a second level). */
-void mp_hnsw_write_codes(const struct mp_hnsw *hnsw, struct mp_hnsw_storage *storage, size_t id, const uint8_t *code,
-                         const uint8_t *residual);
+/* Writes code, residual, norms and `self` of a node; its links stay. `rests` is working memory, see
+ * feedback.h. */
+void mp_hnsw_write(const struct mp_hnsw *hnsw, struct mp_hnsw_storage *storage, size_t id, const float *vector,
+                   float *rests);
+/* The same for node `id` of `arrays`. */
+void mp_hnsw_write_codes(const struct mp_hnsw *hnsw, struct mp_hnsw_storage *storage, size_t id,
+                         const struct mp_hnsw_arrays *arrays);
 
 /* Which ids an addition gets: behind the last; deleted ones first; those that it names. */
 enum claim { CLAIM_NEW, CLAIM_DELETED, CLAIM_GIVEN };

@@ -1,6 +1,7 @@
 /* What a node's record holds, and what distances between records need. See hnsw.h for the formulas. */
 #include "mp/hnsw.h"
 
+#include "mp/feedback.h"
 #include "mp/residual.h"
 
 #include "hnsw_internal.h"
@@ -87,21 +88,33 @@ static void complete(const struct mp_hnsw *hnsw, struct mp_hnsw_storage *storage
     memcpy(storage->selves + id * hnsw->self_stride, &self, sizeof self);
 }
 
-void mp_hnsw_write(const struct mp_hnsw *hnsw, struct mp_hnsw_storage *storage, size_t id, const float *vector) {
+void mp_hnsw_write(const struct mp_hnsw *hnsw, struct mp_hnsw_storage *storage, size_t id, const float *vector,
+                   float *rests) {
     const struct mp_hnsw_settings *settings = &hnsw->settings;
     uint8_t *record = storage->records + id * hnsw->stride;
-    (settings->bits == 4 ? mp_encode4 : mp_encode)(vector, 1, settings->dim, settings->scale, settings->offset, record);
+    const struct mp_feedback feedback = {settings->feedback, settings->scale, settings->offset,
+                                         settings->dim,      settings->bits,  settings->kernels};
+    if (feedback.factors)
+        mp_encode_with_feedback(&feedback, vector, 1, rests, record);
+    else
+        (settings->bits == 4 ? mp_encode4 : mp_encode)(vector, 1, settings->dim, settings->scale, settings->offset,
+                                                       record);
     if (storage->residuals) {
         const struct mp_level level = level_of(hnsw, record);
         mp_encode_residuals(&level, vector, settings->range, storage->residuals + id * settings->dim);
     }
+    if (storage->originals)
+        memcpy(storage->originals + id * settings->dim, vector, settings->dim * sizeof(float));
     complete(hnsw, storage, id);
 }
 
-void mp_hnsw_write_codes(const struct mp_hnsw *hnsw, struct mp_hnsw_storage *storage, size_t id, const uint8_t *code,
-                         const uint8_t *residual) {
-    memcpy(storage->records + id * hnsw->stride, code, hnsw->code_bytes);
+void mp_hnsw_write_codes(const struct mp_hnsw *hnsw, struct mp_hnsw_storage *storage, size_t id,
+                         const struct mp_hnsw_arrays *arrays) {
+    const size_t dim = hnsw->settings.dim;
+    memcpy(storage->records + id * hnsw->stride, arrays->codes + id * hnsw->code_bytes, hnsw->code_bytes);
     if (storage->residuals)
-        memcpy(storage->residuals + id * hnsw->settings.dim, residual, hnsw->settings.dim);
+        memcpy(storage->residuals + id * dim, arrays->residuals + id * dim, dim);
+    if (storage->originals)
+        memcpy(storage->originals + id * dim, arrays->originals + id * dim, dim * sizeof(float));
     complete(hnsw, storage, id);
 }

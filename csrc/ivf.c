@@ -7,6 +7,8 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#define LIST_BEGIN 4096 /* bytes of a list that are on their way while the one before is scanned */
+
 struct search {
     const struct mp_ivf *ivf;
     struct mp_scratch_pool *scratches;
@@ -214,6 +216,20 @@ static bool visiting_begin(const struct search *search, struct mp_scratch *scrat
     return true;
 }
 
+/* The first list from `l` on that any row visits; n_lists if there is none. */
+static size_t next_visited(const struct visiting *visiting, size_t l, size_t n_lists) {
+    while (l < n_lists && visiting->starts[l] == visiting->starts[l + 1])
+        l++;
+    return l;
+}
+
+/* The hardware foresees a list once it is being read, but not where it begins. */
+static void prefetch_begin(const struct mp_items *list) {
+    const size_t bytes = list->n * list->code_stride;
+    if (bytes > 0)
+        mp_prefetch(list->codes, bytes < LIST_BEGIN ? bytes : LIST_BEGIN);
+}
+
 /* False if the filter gives up. */
 static bool visit_list(const struct search *search, const struct visiting *visiting, const struct mp_scan_batch *batch,
                        size_t begin, size_t count, size_t l) {
@@ -245,7 +261,10 @@ static bool search_rows(struct search *search, struct mp_scratch *scratch, size_
         !visiting_begin(search, scratch, count, &visiting))
         return false;
     group_by_list(search, begin, count, visiting.starts, visiting.visits);
-    for (size_t l = 0; l < ivf->n_lists; l++) {
+    for (size_t l = next_visited(&visiting, 0, ivf->n_lists), next; l < ivf->n_lists; l = next) {
+        next = next_visited(&visiting, l + 1, ivf->n_lists);
+        if (next < ivf->n_lists)
+            prefetch_begin(&ivf->lists[next]);
         if (!visit_list(search, &visiting, &batch, begin, count, l)) {
             atomic_store(&search->given_up, true);
             return true;

@@ -7,27 +7,10 @@
 
 #define PACKED 64 /* values at a time between bytes and packed codes */
 
-/* Nearest integer, ties to even, for |x| < 2^22: the addition leaves no bits for the fraction, and the integer is read
- * from the low bits of the sum. Unlike lrintf it vectorises. */
-static inline int32_t round_to_int(float x) {
-    const float shifted = x + 12582912.0f; /* 1.5 * 2^23 */
-    int32_t bits;
-    memcpy(&bits, &shifted, sizeof bits);
-    return bits - 0x4B400000;
-}
-
-/* `most` is the largest code. */
 static inline void encode_values(const float *vector, size_t count, const float *scale, const float *offset, float most,
                                  uint8_t *code) {
-    for (size_t i = 0; i < count; i++) {
-        /* Dividing, not multiplying by 1 / scale: the quotient must be the correctly rounded one. Clamping first
-         * changes nothing, because the bounds are integers, and keeps the conversion in range. A scale of 0 is
-         * masked out at the end: a branch here would keep the loop from being vectorised. */
-        float step = (vector[i] - offset[i]) / scale[i];
-        step = step > 0 ? step : 0;
-        step = step < most ? step : most;
-        code[i] = (uint8_t)(round_to_int(step) & -(scale[i] > 0));
-    }
+    for (size_t i = 0; i < count; i++)
+        code[i] = mp_code_of(vector[i], scale[i], offset[i], most);
 }
 
 void mp_encode(const float *vectors, size_t n, size_t dim, const float *scale, const float *offset, uint8_t *codes) {
@@ -113,6 +96,22 @@ double mp_dot_product(const float *a, const float *b, size_t dim) {
     return add_lanes(sums);
 }
 
+double mp_squared_distance(const float *a, const float *b, size_t dim) {
+    double sums[LANES] = {0};
+    size_t i = 0;
+    for (; i + LANES <= dim; i += LANES) {
+        for (size_t lane = 0; lane < LANES; lane++) {
+            const double difference = (double)a[i + lane] - (double)b[i + lane];
+            sums[lane] += difference * difference;
+        }
+    }
+    for (size_t lane = 0; i < dim; i++, lane++) {
+        const double difference = (double)a[i] - (double)b[i];
+        sums[lane] += difference * difference;
+    }
+    return add_lanes(sums);
+}
+
 /* max |a_i * b_i|. */
 static double largest_product(const float *a, const float *b, size_t dim) {
     double largest0 = 0, largest1 = 0;
@@ -136,7 +135,7 @@ void mp_fold_query(const float *vector, size_t dim, const float *scale, const fl
     query->unit = largest / MP_QUERY_RANGE;
     for (size_t i = 0; i < dim; i++) {
         /* In double up to here: a float product of extreme queries would overflow or vanish. */
-        const int32_t folded = round_to_int((float)((double)vector[i] * (double)scale[i] * inverse));
+        const int32_t folded = mp_round_to_int((float)((double)vector[i] * (double)scale[i] * inverse));
         /* The high part is rounded, not cut, so that it is the best 8-bit query too; adding before the shift keeps
          * the shifted value positive, where C defines the shift. */
         const int32_t rounded = ((folded + 128 + 65536) >> 8) - 256;

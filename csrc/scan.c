@@ -1,6 +1,9 @@
 #include "mp/scan.h"
 
+#include <math.h>
+
 #define BLOCK 256               /* codes scored before their keys are looked at */
+#define GROUP 16                /* keys that are looked at together */
 #define MAX_BATCH 1024          /* queries that share one pass over the codes */
 #define BATCH_BYTES (64u << 20) /* of top-k buffers; fewer queries share a pass when k is large */
 
@@ -39,10 +42,26 @@ bool mp_scan_pass(struct mp_scan_gate *gate, uint32_t *id) {
     return answer > 0;
 }
 
-/* Pushes `count` items from first_id on, whose keys are given. */
+/* The least of a group's keys; NaN is never near and counts for nothing. */
+static float least_key(const float keys[GROUP]) {
+    float least[4] = {INFINITY, INFINITY, INFINITY, INFINITY};
+    for (size_t i = 0; i < GROUP; i += 4) {
+        for (size_t lane = 0; lane < 4; lane++)
+            least[lane] = keys[i + lane] < least[lane] ? keys[i + lane] : least[lane];
+    }
+    const float first = least[0] < least[1] ? least[0] : least[1], second = least[2] < least[3] ? least[2] : least[3];
+    return first < second ? first : second;
+}
+
+/* Pushes `count` items from first_id on, whose keys are given, padded with infinity to whole groups. Most groups hold
+ * nothing that is near enough. */
 static void push_keys(const struct mp_scan_target *target, const float *keys, uint32_t first_id, size_t count) {
-    for (size_t i = 0; i < count; i++)
-        mp_scan_push(target, keys[i], first_id + (uint32_t)i);
+    for (size_t first = 0; first < count; first += GROUP) {
+        if (least_key(keys + first) > target->topk->worst_key)
+            continue;
+        for (size_t i = first; i < count && i < first + GROUP; i++)
+            mp_scan_push(target, keys[i], first_id + (uint32_t)i);
+    }
 }
 
 /* The norms of a block side by side, for as many queries as read them; NULL if the metric has none. */
@@ -59,6 +78,8 @@ static void fill_keys(const struct mp_scan_target *target, const float *norms, s
         keys[i] = constant + weight * (float)dots[i];
     for (size_t i = 0; norms && i < count; i++)
         keys[i] += norms[i];
+    for (size_t i = count; i % GROUP > 0; i++)
+        keys[i] = INFINITY;
 }
 
 void mp_scan(const struct mp_items *items, uint32_t first_id, const struct mp_scan_target *target) {
@@ -67,15 +88,7 @@ void mp_scan(const struct mp_items *items, uint32_t first_id, const struct mp_sc
     float keys[BLOCK], norms[BLOCK];
     for (size_t first = 0; first < items->n; first += BLOCK) {
         const size_t count = items->n - first < BLOCK ? items->n - first : BLOCK;
-        size_t i = 0;
-        for (; i + 4 <= count; i += 4) {
-            const uint8_t *code = mp_item_code(items, first + i);
-            const size_t stride = items->code_stride;
-            const uint8_t *codes[4] = {code, code + stride, code + 2 * stride, code + 3 * stride};
-            items->kernels->dot4(codes, high, items->dim, dots + i);
-        }
-        for (; i < count; i++)
-            dots[i] = items->kernels->dot(mp_item_code(items, first + i), high, items->dim);
+        items->kernels->run(mp_item_code(items, first), items->code_stride, count, high, items->dim, dots);
         fill_keys(target, load_norms(items, first, count, norms), count, dots, keys);
         push_keys(target, keys, first_id + (uint32_t)first, count);
     }

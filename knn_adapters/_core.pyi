@@ -34,16 +34,28 @@ def simd_levels() -> list[str]:
     ``"serial"``; on x86 ``"avx2"``, ``"avxvnni"``, ``"avx512vnni"``, ``"amx"``; on ARM ``"neondot"``, ``"neoni8mm"``.
     """
 
-def dot_u8s8(codes: npt.NDArray[np.uint8], query: npt.NDArray[np.int8], level: str = ...) -> npt.NDArray[np.int32]:
+def dot_u8s8(
+    codes: npt.NDArray[np.uint8], query: npt.NDArray[np.int8], level: str = ..., run: bool = ...
+) -> npt.NDArray[np.int32]:
     """Return the n integer dot products of codes ``(n, d)`` with one query ``(d,)``."""
 
-def dot_u4s8(codes: npt.NDArray[np.uint8], query: npt.NDArray[np.int8], level: str = ...) -> npt.NDArray[np.int32]:
+def dot_u4s8(
+    codes: npt.NDArray[np.uint8], query: npt.NDArray[np.int8], level: str = ..., run: bool = ...
+) -> npt.NDArray[np.int32]:
     """Return the n integer dot products of packed codes ``(n, (d + 1) // 2)`` with one query ``(d,)``."""
 
 def encode(
-    vectors: npt.NDArray[np.float32], scale: npt.NDArray[np.float32], offset: npt.NDArray[np.float32], bits: int = ...
+    vectors: npt.NDArray[np.float32],
+    scale: npt.NDArray[np.float32],
+    offset: npt.NDArray[np.float32],
+    bits: int = ...,
+    feedback: npt.NDArray[np.uint16] | None = ...,
+    level: str = ...,
 ) -> npt.NDArray[np.uint8]:
-    """Return codes: ``round((x - offset) / scale)`` clamped to 0..255 or 0..15; 0 where ``scale`` is 0."""
+    """Return codes: ``round((x - offset) / scale)`` clamped to 0..255 or 0..15; 0 where ``scale`` is 0.
+
+    With ``feedback``, ``(d * (d - 1) / 2,)`` in bfloat16, later dimensions make up for the errors of earlier ones.
+    """
 
 def decode(
     codes: npt.NDArray[np.uint8], scale: npt.NDArray[np.float32], offset: npt.NDArray[np.float32], bits: int = ...
@@ -107,6 +119,13 @@ class _Searcher:
 
         ``norms`` are those of :func:`residual_norms`, needed for ``"l2"``. Order of candidates before rescoring, and
         thus what a graph or forest visits, stays the first level's.
+        """
+
+    def add_originals(self, vectors: npt.NDArray[np.float32]) -> None:
+        """Rescore by the vectors ``(n, d)`` of the codes from now on; to be called before the first search.
+
+        They are read where they lie. Distances of results are exact to float32 then; the order of candidates before
+        rescoring is that of the codes.
         """
 
 class FlatSearcher(_Searcher):
@@ -245,6 +264,8 @@ class HnswGraph:
         bits: of the codes.
         span: steps that the second level covers, see :func:`encode_residuals`; 0 for a graph without one. Searches read
             it to rescore, insertion doesn't.
+        feedback: see :func:`encode`; borrowed.
+        keep_originals: whether to keep the vectors and rescore by them, without ``span``; so distances are exact.
         level: SIMD level.
     """
 
@@ -261,6 +282,8 @@ class HnswGraph:
         seed: int = ...,
         bits: int = ...,
         span: float = ...,
+        feedback: npt.NDArray[np.uint16] | None = ...,
+        keep_originals: bool = ...,
         level: str = ...,
     ) -> None: ...
     def fill(
@@ -272,6 +295,7 @@ class HnswGraph:
         link_lists: npt.NDArray[np.uint32],
         entry_point: int,
         max_level: int,
+        originals: npt.NDArray[np.float32] | None = ...,
     ) -> None:
         """Put the nodes of an existing graph into this empty one, which goes on growing from there.
 
@@ -323,6 +347,9 @@ class HnswGraph:
 
     def residuals(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8] | None:
         """Return the second level of some nodes, ``(len(ids), d)``; None for a graph without one."""
+
+    def originals(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32] | None:
+        """Return the vectors of some nodes, ``(len(ids), d)``; None unless they are kept."""
 
     def level_of(self, node: int) -> int:
         """Return the highest level that a node is in."""

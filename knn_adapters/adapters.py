@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from knn_adapters.evaluation import IndexStats
+from knn_adapters.libraries import original
+from knn_adapters.settings import RESCORE_MODES
 from knn_adapters.wrapping import IndexAdapter, WrapOptions
 
 __all__ = ["AnnoyAdapter", "FaissAdapter", "HnswlibAdapter"]
@@ -26,8 +28,7 @@ class _LibraryAdapter(IndexAdapter):
     def handles(self, index: object) -> bool:
         """Whether ``index`` is of the library."""
         # An index of the library exists only if the library was imported.
-        library = sys.modules.get(self.library)
-        return library is not None and isinstance(index, getattr(library, self.index_class))
+        return self.library in sys.modules and isinstance(index, getattr(original(self.library), self.index_class))
 
     def is_wrapped(self, index: Any) -> bool:
         """Whether the class of ``index`` is one of ours."""
@@ -90,6 +91,7 @@ class HnswlibAdapter(_LibraryAdapter):
 
     library, index_class = "hnswlib", "Index"
     supported = "hnswlib.Index"
+    rescore_modes = RESCORE_MODES
 
     def wrap(self, index: Any, options: WrapOptions) -> Any:
         """Return the quantized index."""
@@ -124,23 +126,18 @@ class AnnoyAdapter(_LibraryAdapter):
     supported = "annoy.AnnoyIndex (angular, euclidean, dot)"
 
     def wrap(self, index: Any, options: WrapOptions) -> Any:
-        """Return the quantized index."""
-        return self.stand_in.AnnoyIndex._wrapping(index, options)
+        """Return the quantized index; one of metric manhattan or hamming as it is."""
+        return self.stand_in.wrapped(index, options)
 
     def metric(self, index: Any) -> str:
         """Return the metric of an index, wrapped or not."""
-        if self.is_wrapped(index):
-            return str(index._quantizer.metric)
-        name: str = self.stand_in.METRICS[self.stand_in.detect_metric(index)]
+        name: str = self.stand_in.quantizer_metric(index)
         return name
 
     def vectors(self, index: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Return ids and vectors, decoded where wrapped."""
-        if self.is_wrapped(index):
-            found: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] = index._vectors()
-            return found
-        with self.stand_in.opened_copy(index, self.stand_in.detect_metric(index)) as nodes:
-            return np.flatnonzero(nodes.present), nodes.item_vectors()[nodes.present]
+        found: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] = self.stand_in.held_vectors(index)
+        return found
 
     def search(self, index: Any, queries: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
         """Return the ids that the index finds."""
@@ -149,3 +146,7 @@ class AnnoyAdapter(_LibraryAdapter):
             ids = index.get_nns_by_vector(query, k)
             found[row, : len(ids)] = ids
         return found
+
+    def export(self, index: Any, path: str | os.PathLike[str]) -> None:
+        """Write Annoy's own file."""
+        index._served.export(path)

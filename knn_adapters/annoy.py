@@ -1,74 +1,271 @@
-"""Stands in for the module ``annoy``: an ``AnnoyIndex`` with Annoy's API over coded items and split planes.
+"""Stands in for the module ``annoy``: an ``AnnoyIndex`` with Annoy's whole API, over coded items and split planes.
 
-Annoy builds the trees; we take the forest over, and search it. In this release an index comes from
-:func:`knn_adapters.wrap` and can be searched only.
+``from knn_adapters import annoy`` in place of ``import annoy`` is all that a program has to change. Annoy itself takes
+the items and builds the trees; then the forest is taken over as codes and Annoy's memory is given back. What differs:
+
+- An index of fewer than 2048 items stays Annoy's own, exact and with Annoy's file, as does one of the metrics manhattan
+  and hamming.
+- Vectors that are read back from a built index are those that the codes stand for, and :meth:`AnnoyIndex.unbuild` goes
+  on with these.
+- ``save()`` writes a file of ours, which ``load()`` maps; Annoy's files are read too, in the layout of 1.17 and in that
+  of the development version, and :func:`knn_adapters.export` writes them.
+- Values that are not finite, items added to a built index, and numbers that make Annoy crash or hang are errors. A call
+  that fails changes nothing.
 """
 
 from __future__ import annotations
 
-import operator
-import struct
-from typing import Any
+import threading
+import warnings
+from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-
-from knn_adapters import _core
-from knn_adapters._unsupported import reject_methods
-from knn_adapters._validation import ItemError, as_values, check_finite, check_k, number_error
-from knn_adapters.annoy_forest import Forest
-from knn_adapters.annoy_nodes import METRICS, Nodes, detect_metric, opened_copy
-from knn_adapters.evaluation import IndexStats
-from knn_adapters.recall import normalised
-from knn_adapters.second_level import SecondLevel
-from knn_adapters.wrapping import WrapOptions
-from mp_plugins import UnsupportedError, argument_error, missing_dependency
+from mp_plugins import ArgumentTypeError, UnsupportedError, argument_error, missing_dependency
 
 try:
     import annoy
 except ImportError as error:
     raise missing_dependency("annoy", "annoy", wanted_by="knn_adapters.annoy") from error
 
-__all__ = ["AnnoyIndex"]
+import numpy as np
+import numpy.typing as npt
+
+from knn_adapters import storage
+from knn_adapters._unsupported import reject_methods
+from knn_adapters.annoy_arguments import (
+    as_finite_vector,
+    as_flag,
+    as_int,
+    as_item,
+    as_jobs,
+    as_new_item,
+    as_path,
+    as_trees,
+    file_error,
+    opening,
+    packer,
+    refused,
+)
+from knn_adapters.annoy_coded import CodedForest
+from knn_adapters.annoy_nodes import METRICS, Nodes, detect_metric, native_dtype, opened_copy
+from knn_adapters.annoy_plain import MOST_DIMENSIONS, BuildingForest, PlainForest, Settings
+from knn_adapters.elements import CALIBRATION_ROWS
+from knn_adapters.evaluation import IndexStats
+from knn_adapters.wrapping import WrapOptions
+
+__all__ = ["AnnoyIndex", "held_vectors", "quantizer_metric", "wrapped"]
+
+_OMITTED: Any = object()
+_SUPPORTED = ", ".join(METRICS)
 
 
 class AnnoyIndex(annoy.AnnoyIndex):
-    """An ``annoy.AnnoyIndex`` whose items and planes are codes; made by :func:`knn_adapters.wrap`."""
+    """An ``annoy.AnnoyIndex`` whose items and planes are codes once it is built or loaded.
 
-    def __init__(self, *_: Any, **__: Any) -> None:
-        raise UnsupportedError(
-            "building a quantized AnnoyIndex is not yet supported: build an annoy.AnnoyIndex and wrap it"
-        )
+    Made as Annoy's, by ``f``, the dimension, and ``metric``, or by :func:`knn_adapters.wrap`. Any number of threads may
+    search it, while others load and unload too: a search goes on with what it began with.
+    """
 
-    @classmethod
-    def _wrapping(cls, original: Any, options: WrapOptions) -> AnnoyIndex:
-        """Return an index over the encoded items and planes of ``original``."""
-        metric = detect_metric(original)
-        # The base stays empty: it answers for f.
-        create: Any = cls.__new__  # Annoy's stubs leave its __new__ out
-        self: AnnoyIndex = create(cls, original.f, metric)
-        with opened_copy(original, metric) as nodes:
-            self._take(nodes, options)
+    _settings: Settings
+    _options: WrapOptions
+    _least: int
+    """Items from which on a built or loaded index is encoded."""
+    _served: PlainForest | CodedForest | BuildingForest
+    """What answers; a method reads it once."""
+    _is_built: bool
+    _is_loaded: bool
+    _disk: str | None
+    """The file of ``on_disk_build()``."""
+    _writing: threading.RLock
+
+    def __new__(cls, f: int, metric: str = _OMITTED) -> AnnoyIndex:
+        """Return an empty index.
+
+        Args:
+            f: dimension of the vectors, at least 1.
+            metric: ``"angular"``, ``"euclidean"`` or ``"dot"``; ``"manhattan"`` and ``"hamming"`` are not quantized.
+
+        Raises:
+            TypeError: arguments of another type, in Python's words as Annoy has it.
+            ValueError: another metric.
+        """
+        if metric is _OMITTED:
+            warnings.warn(
+                "The default argument for metric will be removed in future version of Annoy: pass metric='angular'",
+                FutureWarning, stacklevel=2,
+            )  # fmt: skip
+            metric = "angular"
+        create: Any = super().__new__  # Annoy's stubs leave its __new__ out
+        self: AnnoyIndex = create(cls, f, metric)  # the base stays empty
+        member: Any = annoy.AnnoyIndex.f
+        dim = int(member.__get__(self))
+        if dim < 1:
+            raise argument_error("f", "must be at least 1", dim, "pass the dimension of the vectors")
+        self._settings = Settings(dim, metric, packer(dim))
+        if not self._settings.quantizes:
+            _warn_not_quantized(dim, metric, stacklevel=3)
+        self._options, self._least = WrapOptions(), CALIBRATION_ROWS
+        self._is_built = self._is_loaded = False
+        self._disk, self._writing = None, threading.RLock()
+        self._served = PlainForest(self._settings)
         return self
 
-    def _take(self, nodes: Nodes, options: WrapOptions) -> None:
-        vectors, present = nodes.item_vectors(), nodes.present
-        quantizer = options.train_quantizer(METRICS[nodes.metric], vectors if present.all() else vectors[present])
-        affine, metric = (quantizer.scale, quantizer.offset), quantizer.metric
-        self._codes = quantizer.encode(vectors)
-        self._norms = _core.squared_norms(self._codes, *affine, quantizer.bits) if metric == "l2" else None
-        self._lengths = _lengths(vectors) if nodes.metric == "angular" else None
-        self._present = present if not present.all() else None
-        forest = self._forest = Forest.of(nodes)
-        self._searcher = _core.ForestSearcher(
-            self._codes, self._norms, *affine, forest.plane_codes, forest.plane_scale, forest.plane_bias,
-            forest.children, forest.leaf_offsets, forest.leaf_items, forest.roots, metric,
-            bits=quantizer.bits,
-        )  # fmt: skip
-        self._second_level = SecondLevel.of(quantizer, vectors, self._codes, self._searcher)
-        self._quantizer, self._metric = quantizer, nodes.metric
-        self._format = struct.Struct(f"{self.f}f")
-        self._original_bytes = nodes.records.nbytes
+    @classmethod
+    def _wrapping(cls, original: Any, metric: Any, options: WrapOptions) -> AnnoyIndex:
+        """Return an index over the encoded items and planes of ``original``, however few they are."""
+        self = cls(original.f, metric)
+        self._options, self._least = options, 1
+        with opened_copy(original, metric) as nodes:
+            self._served = CodedForest.of(nodes, options)
+        self._is_built = True
+        return self
+
+    @property
+    def f(self) -> int:  # type: ignore[override]  # Annoy lets it be set, and reads other memory then
+        """Dimension of the vectors."""
+        return self._settings.f
+
+    def add_item(self, i: int, vector: Any) -> None:
+        """Add item ``i``, or change it; memory is taken for all ids up to the largest.
+
+        Args:
+            i: 0 to 2^31 - 2; ids need not be without gaps.
+            vector: f numbers, in anything that has a length and items.
+
+        Raises:
+            ArgumentError: the index is built (where Annoy overwrites its trees) or loaded; or NaN or infinity.
+            ItemError: a negative id, or a wrong number of values (an ``IndexError``).
+            TypeError: what is no vector, in Python's own words as Annoy has it.
+        """
+        item = as_new_item(i)
+        settings = self._settings
+        values = as_finite_vector(vector, settings.f, settings.pack).tolist() if settings.quantizes else vector
+        with self._writing:
+            self._without_trees("add an item to").add(item, values)
+
+    def build(self, n_trees: int, n_jobs: int = -1) -> Literal[True]:
+        """Build a forest of ``n_trees`` trees and return True; -1 takes as many as need the room of the items.
+
+        Annoy builds it; of 2048 items and more everything is encoded then. For the time of that its nodes lie in a
+        file in the directory for temporary files.
+
+        Args:
+            n_trees: number of trees.
+            n_jobs: threads that build, -1 for one a processor.
+
+        Raises:
+            ArgumentError: the index is built or loaded, or a number out of range.
+            OSError: the temporary file cannot be written.
+        """
+        trees, jobs = as_trees(n_trees), as_jobs(n_jobs)
+        with self._writing:
+            plain = self._without_trees("build")
+            self._served = BuildingForest(plain.n_items, self._waited_for)
+            try:
+                self._served = self._built(plain, trees, jobs)
+            except BaseException:
+                self._served = plain.unbuilt() if plain.n_trees else plain
+                raise
+            self._is_built = True
+        return True
+
+    def unbuild(self) -> Literal[True]:
+        """Take the trees away, so that items can be added again, and return True.
+
+        The original vectors of an encoded index are gone: those that the codes stand for take their places, and are
+        encoded anew by the next :meth:`build`, which adds a second, smaller rounding. Add the items again to avoid it.
+
+        Raises:
+            ArgumentError: the index is loaded.
+        """
+        with self._writing:
+            self._refuse_loaded("unbuild")
+            served = self._served
+            if isinstance(served, CodedForest):
+                self._served = PlainForest.holding(self._settings, self._disk, served.present_items(), served.vectors)
+            elif isinstance(served, PlainForest) and served.n_trees:
+                self._served = served.unbuilt()
+            elif isinstance(served, PlainForest):
+                served.index.unbuild()
+            self._is_built = False
+        return True
+
+    def on_disk_build(self, fn: str) -> Literal[True]:
+        """Keep items and trees in the file ``fn`` while they come, and return True; to be called first of all.
+
+        :meth:`build` leaves the index there, encoded if it is large enough, and maps it; :meth:`save` to the same name
+        has nothing to do.
+
+        Raises:
+            FileArgumentError: the file cannot be written (an ``OSError``).
+            ArgumentError: there are items already, which Annoy loses.
+        """
+        path = str(Path(as_path(fn)).absolute())
+        with self._writing:
+            if self._is_built or self.get_n_items():
+                raise refused(
+                    "on_disk_build() comes too late", "must be empty", repr(self), "call it before add_item()"
+                )
+            with opening(path):
+                self._served = PlainForest(self._settings, path)
+            self._disk = path
+        return True
+
+    def save(self, fn: str, prefault: bool = False) -> Literal[True]:
+        """Write the index to a file, map that in place of what was in memory, and return True.
+
+        The index counts as loaded then: it can be searched, saved and unloaded only. The file is complete or as it was
+        before, and processes that map it share it. Its format is that of :mod:`knn_adapters.storage`, or Annoy's where
+        the index is Annoy's own.
+
+        Args:
+            fn: name of the file.
+            prefault: whether all of it is read into memory at once.
+
+        Raises:
+            FileArgumentError: not built, or the file cannot be written (an ``OSError``).
+        """
+        path, populate = as_path(fn), as_flag("prefault", prefault)
+        with self._writing:
+            if not self._is_built:
+                raise file_error(
+                    "You can't save an index that hasn't been built", "must get a built index", "one without trees",
+                    "call build() first",
+                )  # fmt: skip
+            if self._disk is not None and Path(self._disk).resolve() == Path(path).resolve():
+                return True
+            if not path or Path(path).is_dir():
+                raise file_error("Unable to open", "must be the name of a file", repr(path), "pass another name")
+            with opening(path):
+                self._served.save(path)
+                self._take(self._opened(path, populate))
+        return True
+
+    def load(self, fn: str, prefault: bool = False) -> Literal[True]:
+        """Map an index from a file that :meth:`save` or Annoy wrote, in place of what there was, and return True.
+
+        A file of ours is read where searches get to, and shared with other processes. Annoy's is encoded, which takes
+        memory and time; saving it again spares both.
+
+        Args:
+            fn: name of the file.
+            prefault: whether all of the file is read into memory at once; its checksums are all looked at then.
+
+        Raises:
+            FileArgumentError: it cannot be read, is damaged, or of another dimension or metric (an ``OSError``).
+        """
+        path, populate = as_path(fn), as_flag("prefault", prefault)
+        with self._writing, opening(path):
+            self._take(self._opened(path, populate))
+        return True
+
+    def unload(self) -> Literal[True]:
+        """Drop everything and return True; the index is as new, its seed too. Annoy wants an ``unbuild()`` as well."""
+        with self._writing:
+            self._settings = self._settings._replace(seed=None)
+            self._is_built, self._is_loaded, self._disk = False, False, None
+            self._served = PlainForest(self._settings)
+        return True
 
     def get_nns_by_vector(self, vector: Any, n: int, search_k: int = -1, include_distances: bool = False) -> Any:
         """Return the ids of the n nearest items, or ``(ids, distances)``; fewer where the trees give fewer.
@@ -76,19 +273,17 @@ class AnnoyIndex(annoy.AnnoyIndex):
         Distances are in Annoy's units: ``sqrt(2 - 2 cos)`` for angular, Euclidean, inner product (descending) for dot.
 
         Args:
-            vector: d numbers.
-            n: number of neighbours.
-            search_k: items to look at; ``n * n_trees`` by default.
+            vector: f numbers, in anything that has a length and items.
+            n: number of neighbours; all for a number below 0.
+            search_k: items to look at, ``n * n_trees`` for -1; all for a smaller number.
             include_distances: whether distances are returned too.
 
         Raises:
             ItemError: a wrong number of values (an ``IndexError``, as Annoy has it).
-            ArgumentError: NaN or infinity, or n below 1.
+            ArgumentError: NaN or infinity.
+            TypeError: what is no vector or no integer.
         """
-        values = self._packed(vector)
-        if values.shape != (self.f,):
-            raise ItemError(str(argument_error("vector", f"must hold {self.f} numbers", values.shape, "pass a list")))
-        return self._nearest(values[np.newaxis], n, search_k, include_distances)
+        return self._served.by_vector(vector, n, search_k, include_distances)
 
     def get_nns_by_item(self, i: int, n: int, search_k: int = -1, include_distances: bool = False) -> Any:
         """Return the items nearest to item i; else as :meth:`get_nns_by_vector`.
@@ -96,123 +291,144 @@ class AnnoyIndex(annoy.AnnoyIndex):
         Raises:
             ItemError: i is negative or no item (an ``IndexError``, as Annoy has it).
         """
-        return self._nearest(self._decoded([self._item("i", i)]), n, search_k, include_distances)
+        served = self._served
+        return served.by_item(as_item("i", i, served.n_items), n, search_k, include_distances)
 
     def get_item_vector(self, i: int, /) -> list[float]:
-        """Return the decoded vector of item i, at its original length.
+        """Return the vector of item i, decoded where it is a code, at its original length; zeros for a gap.
 
         Raises:
-            ItemError: i is negative or no item.
+            ItemError: i is negative or no item (an ``IndexError``).
         """
-        item = self._item("i", i)
-        vector = self._decoded([item])[0]
-        if self._lengths is not None:
-            vector = vector * self._lengths[item]
-        values: list[float] = vector.tolist()
-        return values
+        served = self._served
+        return served.item_vector(as_item("i", i, served.n_items))
 
     def get_distance(self, i: int, j: int, /) -> float:
-        """Return the distance between the decoded items i and j, in Annoy's units.
+        """Return the distance between the items i and j, decoded where they are codes, in Annoy's units.
 
         Raises:
-            ItemError: i or j is negative or no item.
+            ItemError: i or j is negative or no item (an ``IndexError``).
         """
-        first, second = self._decoded([self._item("i", i), self._item("j", j)])
-        if self._metric == "euclidean":
-            return float(np.linalg.norm(first - second))
-        return float(self._in_annoys_units(np.float32(first @ second)))
+        served = self._served
+        return served.distance(as_item("i", i, served.n_items), as_item("j", j, served.n_items))
 
     def get_n_items(self) -> int:
         """Return the number of items, ids that were never added included."""
-        return len(self._codes)
+        return self._served.n_items
 
     def get_n_trees(self) -> int:
-        """Return the number of trees."""
-        return len(self._forest.roots)
+        """Return the number of trees, 0 before :meth:`build`."""
+        return self._served.n_trees
+
+    def verbose(self, v: bool, /) -> Literal[True]:
+        """Set whether Annoy says what it builds, and return True."""
+        with self._writing:
+            self._set(self._settings._replace(verbose=as_flag("v", v)))
+        return True
+
+    def set_seed(self, s: int, /) -> None:
+        """Set the seed of the trees; it counts for the next :meth:`build`."""
+        with self._writing:
+            self._set(self._settings._replace(seed=as_int("s", s)))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuse to be pickled or copied, as Annoy does."""
+        raise ArgumentTypeError(f"cannot pickle {type(self).__name__!r} object: save() it to a file and load() that")
 
     def __repr__(self) -> str:
-        return f"<knn_adapters.annoy.AnnoyIndex f={self.f} metric={self._metric!r} bits={self._quantizer.bits}>"
+        bits = f" bits={self._served.bits}" if self._served.bits else ""
+        return f"<knn_adapters.annoy.AnnoyIndex f={self.f} metric={self._settings.metric!r}{bits}>"
 
-    def _nearest(self, queries: npt.NDArray[np.float32], n: int, search_k: int, include_distances: bool) -> Any:
-        count = check_k("n", n)
-        effort = count * self.get_n_trees() if search_k == -1 else check_k("search_k", search_k)
-        # Ids fill from the front; asking for more than all items would only allocate.
-        try:
-            distances, ids = self._searcher.search(queries, min(count, self.get_n_items()), effort)
-        except ValueError:
-            check_finite("vector", queries)
-            raise
-        items: list[int] = ids[0].tolist()
-        if items[-1] < 0:
-            items = items[: items.index(-1)]
-        if not include_distances:
-            return items
-        return items, self._in_annoys_units(distances[0, : len(items)]).tolist()
+    def _built(self, plain: PlainForest, n_trees: int, n_jobs: int) -> PlainForest | CodedForest:
+        plain.index.build(n_trees, n_jobs)
+        enough = min(plain.n_added, plain.n_items) >= self._least
+        return plain.encoded(self._options) if self._settings.quantizes and enough and plain.n_trees else plain
 
-    def _packed(self, vector: Any) -> npt.NDArray[np.float32]:
-        """Return ``vector`` as an array; a list, which is what Annoy's users have, in a third of numpy's time."""
-        if type(vector) is list and len(vector) == self.f:
-            try:
-                return np.frombuffer(self._format.pack(*vector), np.float32)
-            except (struct.error, OverflowError):
-                pass  # not numbers, or beyond float32: for the checks to name
-        return as_values("vector", vector)
+    def _waited_for(self) -> PlainForest | CodedForest:
+        with self._writing:
+            served = self._served
+        if isinstance(served, BuildingForest):  # the thread that builds asks, from a signal handler for one
+            raise refused("The index is being built", "must be built", repr(self), "wait for build() to return")
+        return served
 
-    def _in_annoys_units(self, values: Any) -> Any:
-        """Turn inner products, or squared Euclidean distances, into what Annoy reports."""
-        if self._metric == "dot":
-            return values
-        # Rounding may leave a square a little below zero.
-        return np.sqrt(np.maximum(values if self._metric == "euclidean" else 2.0 - 2.0 * values, 0.0))
+    def _set(self, settings: Settings) -> None:
+        self._settings = settings
+        if isinstance(self._served, PlainForest):
+            self._served.set(settings)
 
-    def _decoded(self, items: list[int]) -> npt.NDArray[np.float32]:
-        decoded = self._both_levels(items)
-        if self._present is not None:
-            decoded[~self._present[items]] = 0.0
-        return normalised(decoded) if self._metric == "angular" else decoded
+    def _refuse_loaded(self, what: str) -> None:
+        if self._is_loaded:
+            raise refused(
+                f"You can't {what} a loaded index", "must not come from a file", repr(self),
+                "call unload() first, or make another index",
+            )  # fmt: skip
 
-    def _item(self, argument: str, value: Any) -> int:
-        try:
-            item = operator.index(value)
-        except TypeError:
-            raise number_error(argument, value) from None
-        if not 0 <= item < len(self._codes):
-            rule = f"must be an item, 0..{len(self._codes) - 1}"
-            raise ItemError(str(argument_error(argument, rule, item, "pass an id that was added")))
-        return item
+    def _without_trees(self, what: str) -> PlainForest:
+        """Return what holds the items, before it is built."""
+        self._refuse_loaded(what)
+        if self._is_built or not isinstance(self._served, PlainForest):
+            raise refused(
+                f"You can't {what} a built index", "must not be built", repr(self),
+                "call unbuild() first, or make another index",
+            )  # fmt: skip
+        return self._served
+
+    def _opened(self, path: str, prefault: bool) -> PlainForest | CodedForest:
+        """Return what answers for the index in the file."""
+        f, metric, *_ = self._settings
+        if self._settings.quantizes:
+            if storage.is_ours(path):
+                return CodedForest.load(path, f, metric, prefault=prefault)
+            nodes = Nodes.of_file(Path(path), f, metric)
+            is_native = nodes.records.dtype == native_dtype(f, metric)
+            if int(nodes.present.sum()) >= (self._least if is_native else 1):
+                return CodedForest.of(nodes, self._options)
+        return PlainForest.load(path, self._settings, prefault=prefault)
+
+    def _take(self, served: PlainForest | CodedForest) -> None:
+        self._served, self._is_built, self._is_loaded, self._disk = served, True, True, None
 
     def _stats(self) -> IndexStats:
-        count, quantizer = len(self._codes), self._quantizer
-        codes = sum(array.nbytes for array in (self._codes, self._norms, self._second_level) if array is not None)
-        others = (quantizer.scale, quantizer.offset, self._lengths, self._present)
-        return IndexStats(
-            kind="annoy.AnnoyIndex",
-            metric=quantizer.metric,
-            n_vectors=count,
-            dim=self.f,
-            bits=quantizer.bits,
-            clip=quantizer.clip,
-            simd_level=_core.simd_level(),
-            codes_bytes=codes / count,
-            graph_bytes=self._forest.nbytes / count,
-            other_bytes=sum(array.nbytes for array in others if array is not None) / count,
-            original_bytes=self._original_bytes / count,
-        )
-
-    def _vectors(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        ids = np.arange(len(self._codes)) if self._present is None else np.flatnonzero(self._present)
-        return ids.astype(np.int64), self._both_levels(ids)
-
-    def _both_levels(self, items: Any) -> npt.NDArray[np.float32]:
-        residuals = (self._second_level.residuals[items],) if self._second_level else ()
-        decoded: npt.NDArray[np.float32] = self._quantizer.decode(self._codes[items], *residuals)
-        return decoded
+        return self._served.stats()
 
 
-def _lengths(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | None:
-    """Return the lengths of ``vectors``, or None where all are 1 within ``float32``'s rounding."""
-    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-    return None if np.allclose(lengths, 1.0, atol=1e-5) else lengths
+def wrapped(index: Any, options: WrapOptions) -> Any:
+    """Return ``index``, an ``annoy.AnnoyIndex``, over codes; one of a metric that has none as it is, with a warning."""
+    metric = detect_metric(index)
+    if metric not in METRICS or index.f > MOST_DIMENSIONS:
+        _warn_not_quantized(index.f, metric, stacklevel=5)
+        return index
+    return AnnoyIndex._wrapping(index, metric, options)
+
+
+def quantizer_metric(index: Any) -> str:
+    """Return what the quantizer calls the metric of an index, ours or Annoy's.
+
+    Raises:
+        UnsupportedError: it has none for it.
+    """
+    metric = index._settings.metric if isinstance(index, AnnoyIndex) else detect_metric(index)
+    if metric not in METRICS:
+        raise UnsupportedError(f"the recall of an AnnoyIndex of metric {metric} is not estimated: use {_SUPPORTED}")
+    return METRICS[metric]
+
+
+def held_vectors(index: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Return ids and vectors of an index, ours or Annoy's: decoded where it holds codes."""
+    quantizer_metric(index)
+    if isinstance(index, AnnoyIndex):
+        return index._served.held()
+    with opened_copy(index, detect_metric(index)) as nodes:
+        items = np.flatnonzero(nodes.present)
+        return items, nodes.item_vectors(items)
+
+
+def _warn_not_quantized(f: int, metric: str, stacklevel: int) -> None:
+    warnings.warn(
+        f"an AnnoyIndex of dimension {f} and metric {metric} is not quantized, Annoy itself serves it: "
+        f"use {_SUPPORTED} and at most {MOST_DIMENSIONS} dimensions to save memory",
+        stacklevel=stacklevel,
+    )
 
 
 reject_methods(AnnoyIndex, annoy.AnnoyIndex)

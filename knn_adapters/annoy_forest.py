@@ -53,7 +53,7 @@ class Forest:
         descendants = np.asarray(records["n_descendants"])
         is_plane = descendants > nodes.capacity
         is_plane[: nodes.n_items] = False
-        roots = np.arange(len(records) - nodes.n_trees, len(records))
+        roots = nodes.roots
         # Every node but the roots' first copies is the child of a plane.
         reachable = np.zeros(len(records), np.bool_)
         reachable[roots] = True

@@ -1,25 +1,26 @@
 """Picking the clip range: candidates, and the order of neighbours that each of them gives on a sample.
 
-What matters is not how well the codes reconstruct a vector but whether they keep its neighbours in order, so each
-candidate is judged by the recall of the search that will be done (the codes, the compiled kernels, the candidates that
-are rescored, the residual level if there is one) against exact ``float32`` search. Arxiv 2110.08919, equation 1, fixes
-the clip at one sigma instead; on normal data that saturates a third of all coordinates.
+What matters is not how well the codes reconstruct a vector but whether they keep its neighbours in order, see
+:mod:`knn_adapters.order_error`. Under a residual level what counts is which candidates the codes leave to it: there
+each range is judged by the recall of the search that will be done (the codes, the compiled kernels, the candidates that
+are rescored, the residuals) against exact ``float32`` search. Arxiv 2110.08919, equation 1, fixes the clip at one sigma
+instead; on normal data that saturates a third of all coordinates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from knn_adapters import _core
 from knn_adapters.clips import Clip, clip_candidates, whole_number_clip
+from knn_adapters.order_error import OrderTrial
 from knn_adapters.recall import exact_neighbours
 
-__all__ = ["choose_clip"]
+__all__ = ["choose_clip", "choose_clip_with_feedback"]
 
 _RANGE_ROWS = 16_384  # rows that quantiles and moments are taken from
 _FIRST_ROWS, _FINAL_ROWS = 4_096, 8_192  # rows searched in the trials of all candidates and of the best of them
@@ -29,6 +30,7 @@ _NEIGHBOURS, _FEWEST_NEIGHBOURS = 10, 3
 _SPANS = (1.0, 4.0)  # steps that the residual level may cover
 _FIRST_SPAN = 2.0  # in the trial of all candidates
 _LOSSLESS_SPAN = 2.0**-12  # no residual is exactly 0: those of codes that leave nothing over should be next to it
+_WORTHWHILE = 0.95  # of the error without feedback
 _ERROR_ROWS = 4_096  # rows that the squared error is taken from
 _AGREEMENT = 0.5  # standard errors of recall that a smaller squared error may cost
 
@@ -37,12 +39,7 @@ _Doubles = npt.NDArray[np.float64]
 
 
 def choose_clip(vectors: _Floats, metric: str, seed: int, bits: int = 8, *, residual: bool = False) -> Clip:
-    """Return the candidate that finds most of the true neighbours in a sample of ``vectors`` ``(n, d)``.
-
-    All candidates are tried on a small part of the sample, the best on a larger one, each with every span of the
-    residual level if there is one. Of those that differ from the best by less than chance makes them differ, the one
-    with the smallest squared error of the decoded sample is taken; with a residual level, which makes that error small
-    in any case, the one that cuts off least of the most extreme vectors, which a sample need not hold.
+    """Return the candidate that keeps the order of neighbours best in a sample of ``vectors`` ``(n, d)``.
 
     Args:
         vectors: finite vectors, normalised already for cosine.
@@ -51,24 +48,57 @@ def choose_clip(vectors: _Floats, metric: str, seed: int, bits: int = 8, *, resi
         bits: of the codes, 8 or 4.
         residual: whether a residual level follows; its span is picked too.
     """
+    if not residual:
+        return choose_clip_with_feedback(vectors, metric, seed, bits, None)[0]
     whole_numbers = whole_number_clip(vectors, bits)
     if whole_numbers is not None:
-        return replace(whole_numbers, span=_LOSSLESS_SPAN) if residual else whole_numbers
-    rows = np.random.default_rng(seed).permutation(len(vectors))[:_RANGE_ROWS]
-    sample = np.ascontiguousarray(vectors[rows])
+        return replace(whole_numbers, span=_LOSSLESS_SPAN)
+    sample = _sample(vectors, seed)
+    return _choose_with_residuals(list(clip_candidates(vectors, sample, bits)), sample, metric, len(vectors))
+
+
+def choose_clip_with_feedback(
+    vectors: _Floats, metric: str, seed: int, bits: int, feedback: npt.NDArray[np.uint16] | None
+) -> tuple[Clip, npt.NDArray[np.uint16] | None]:
+    """Return the candidate that keeps the order of neighbours best, and ``feedback`` if it does so with it.
+
+    Feedback that hardly helps is not worth its memory: it has to take a twentieth of the error away.
+    """
+    whole_numbers = whole_number_clip(vectors, bits)
+    if whole_numbers is not None:
+        return whole_numbers, None
+    sample = _sample(vectors, seed)
     candidates = list(clip_candidates(vectors, sample, bits))
-    # All vectors are searched for ten neighbours; with a residual level the trials keep to their density.
-    n = len(vectors) if residual else None
+    trial = OrderTrial.of_sample(sample, metric)
+    if trial is None:
+        return candidates[0], None
+    errors = [trial.error(clip, None) for clip in candidates]
+    if feedback is not None:
+        fed = [trial.error(clip, feedback) for clip in candidates]
+        if min(fed) < _WORTHWHILE * min(errors):
+            return candidates[int(np.argmin(fed))], feedback
+    return candidates[int(np.argmin(errors))], None
+
+
+def _sample(vectors: _Floats, seed: int) -> _Floats:
+    rows = np.random.default_rng(seed).permutation(len(vectors))[:_RANGE_ROWS]
+    return np.ascontiguousarray(vectors[rows])
+
+
+def _choose_with_residuals(candidates: list[Clip], sample: _Floats, metric: str, n: int) -> Clip:
+    """Return the candidate, and its span, that finds most of the true neighbours in ``sample`` of ``n`` vectors.
+
+    All candidates are tried on a small part of the sample, the best on a larger one with every span. Of those that
+    differ from the best by less than chance makes them differ, the one is taken that cuts off least of the most extreme
+    vectors, which a sample need not hold.
+    """
+    unclipped, *_ = candidates
     first = _Trial.of_sample(sample, _FIRST_ROWS, metric, n)
     if first is None:
-        return replace(candidates[0], span=_SPANS[0]) if residual else candidates[0]
+        return replace(unclipped, span=_SPANS[0])
     final = _Trial.of_sample(sample, _FINAL_ROWS, metric, n) or first
-    if not residual:
-        return _best(map(final.score, first.finalists(candidates)), lambda score: score.error)
-    unclipped, *_ = candidates
     finalists = [unclipped, *first.finalists([replace(candidate, span=_FIRST_SPAN) for candidate in candidates])]
-    finals = [replace(clip, span=span) for clip in finalists for span in _SPANS]
-    return _best(map(final.score, finals), lambda score: (score.clip.cut_off(unclipped), score.error))
+    return _best(map(final.score, [replace(clip, span=span) for clip in finalists for span in _SPANS]), unclipped)
 
 
 @dataclass(frozen=True)
@@ -85,8 +115,8 @@ def _rank(score: _Score) -> tuple[float, float]:
     return -float(score.recalls.mean()), score.error
 
 
-def _best(scores: Iterable[_Score], cost: Callable[[_Score], Any]) -> Clip:
-    """Return the clip that costs least of those that the trial cannot tell from the best in recall.
+def _best(scores: Iterable[_Score], unclipped: Clip) -> Clip:
+    """Return the clip that cuts off least of those that the trial cannot tell from the best in recall.
 
     All were tried with the same queries: what counts is how the difference varies from query to query.
     """
@@ -97,7 +127,7 @@ def _best(scores: Iterable[_Score], cost: Callable[[_Score], Any]) -> Clip:
         difference = best.recalls - score.recalls
         return bool(difference.mean() <= _AGREEMENT * difference.std() / np.sqrt(len(difference)))
 
-    return min(filter(agrees, tried), key=cost).clip
+    return min(filter(agrees, tried), key=lambda score: (score.clip.cut_off(unclipped), score.error)).clip
 
 
 @dataclass(frozen=True)
@@ -110,18 +140,17 @@ class _Trial:
     metric: str
 
     @classmethod
-    def of_sample(cls, sample: _Floats, count: int, metric: str, n: int | None) -> _Trial | None:
+    def of_sample(cls, sample: _Floats, count: int, metric: str, n: int) -> _Trial | None:
         """Split ``sample`` into queries and ``count`` vectors; None when it is too small to tell candidates apart.
 
-        With ``n``, the number of vectors that ``sample`` was taken of, the search is for those neighbours that the
-        nearest ten of all leave in it: so many times fewer candidates are rescored too. Without, more tell more.
+        ``sample`` was taken of ``n`` vectors. The search is for those neighbours that the nearest ten of all leave in
+        it: so many times fewer candidates are rescored too.
         """
         n_queries = min(_QUERY_ROWS, len(sample) // 4)
         queries, base = sample[:n_queries], np.ascontiguousarray(sample[n_queries : n_queries + count])
         if n_queries < 1 or len(base) <= _NEIGHBOURS:
             return None
-        share = 1.0 if n is None else len(base) / n
-        k = max(_FEWEST_NEIGHBOURS, round(_NEIGHBOURS * min(1.0, share)))
+        k = max(_FEWEST_NEIGHBOURS, round(_NEIGHBOURS * min(1.0, len(base) / n)))
         return cls(base, queries, exact_neighbours(base, queries, k, metric), metric)
 
     def finalists(self, clips: list[Clip]) -> list[Clip]:
@@ -135,14 +164,10 @@ class _Trial:
         l2 = self.metric == "l2"
         norms = _core.squared_norms(codes, scale, offset, clip.bits) if l2 else None
         searcher = _core.FlatSearcher(codes, norms, scale, offset, self.metric, bits=clip.bits)
-        judged = codes[:_ERROR_ROWS]
-        if clip.span:
-            how = (codes, scale, offset, clip.span, clip.bits)
-            residuals = _core.encode_residuals(self.base, *how)
-            searcher.add_residuals(residuals, _core.residual_norms(residuals, *how) if l2 else None, clip.span)
-            decoded = _core.decode_residuals(residuals[:_ERROR_ROWS], judged, *how[1:])
-        else:
-            decoded = _core.decode(judged, scale, offset, clip.bits)
+        how = (codes, scale, offset, clip.span, clip.bits)
+        residuals = _core.encode_residuals(self.base, *how)
+        searcher.add_residuals(residuals, _core.residual_norms(residuals, *how) if l2 else None, clip.span)
+        decoded = _core.decode_residuals(residuals[:_ERROR_ROWS], codes[:_ERROR_ROWS], *how[1:])
         _, found = searcher.search(self.queries, self.true_ids.shape[1], num_threads=1)
         recalls = (self.true_ids[:, :, np.newaxis] == found[:, np.newaxis, :]).any(axis=2).mean(axis=1)
         return _Score(clip, recalls, _mean_square(self.base[:_ERROR_ROWS] - decoded))

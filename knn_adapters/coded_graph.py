@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from knn_adapters import _core
-from knn_adapters.quantizer import Quantizer
+from knn_adapters.quantizer import Quantizer, quantizer_bytes
 
 __all__ = ["CodedGraph", "GraphSettings"]
 
@@ -22,11 +22,19 @@ _Ids = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class GraphSettings:
-    """hnswlib's parameters: links of an element above level 0, breadth of construction, seed of the levels."""
+    """How a graph is made.
+
+    Attributes:
+        max_m: links of an element above level 0, hnswlib's M.
+        ef_construction: breadth of the search that finds links.
+        seed: of the levels.
+        keep_originals: whether the vectors are kept beside their codes, to rescore by.
+    """
 
     max_m: int
     ef_construction: int
     seed: int
+    keep_originals: bool = False
 
 
 class CodedGraph:
@@ -35,12 +43,16 @@ class CodedGraph:
     Vectors that come after the training and that the quantizer cuts off far more than most of those that it was trained
     on are kept as they are, beside their codes. When they would be an eighth of all, the quantizer is trained anew on
     what the codes stand for, with these in place of theirs, and everything is encoded again; see :meth:`retrained`.
+    Where the settings say so all vectors are kept, and searches rescore by them.
 
     Args:
         quantizer: trained.
         settings: of the graph.
         capacity: number of vectors to make room for.
-        error_limit: squared length of what the range cuts off, above which a vector is kept.
+        error_limit: squared length of what the range cuts off, above which a vector is outside.
+
+    Attributes:
+        outside: the vectors that are, by id; None in their place where the graph keeps all.
     """
 
     def __init__(self, quantizer: Any, settings: GraphSettings, capacity: int, error_limit: float) -> None:
@@ -49,10 +61,14 @@ class CodedGraph:
         self.error_limit = error_limit
         self.graph = _core.HnswGraph(
             quantizer.dim, capacity, quantizer.scale, quantizer.offset, quantizer.metric, bits=quantizer.bits,
-            span=_span(quantizer), max_m=settings.max_m, ef_construction=settings.ef_construction, seed=settings.seed,
+            span=_span(quantizer), feedback=getattr(quantizer, "feedback", None),
+            keep_originals=settings.keep_originals, max_m=settings.max_m,
+            ef_construction=settings.ef_construction, seed=settings.seed,
         )  # fmt: skip
         self.search = self.graph.search
-        self.outside: dict[int, _Floats] = {}
+        self._low = quantizer.offset
+        self._high = quantizer.offset + quantizer.scale * np.float32(2**quantizer.bits - 1)
+        self.outside: dict[int, _Floats | None] = {}
 
     @classmethod
     def trained_on(cls, quantizer: Any, vectors: _Floats, settings: GraphSettings, capacity: int) -> CodedGraph:
@@ -68,16 +84,13 @@ class CodedGraph:
 
     def append(self, vectors: _Floats, *, num_threads: int = 0) -> None:
         """Add ``vectors`` ``(n, d)`` behind the last."""
-        first = self.graph.count
         self.graph.add(vectors, num_threads=num_threads)
-        self._keep_outside(np.arange(first, first + len(vectors)), vectors)
 
     def replace(self, ids: _Ids, vectors: _Floats, *, num_threads: int = 0) -> None:
         """Give ``ids`` other vectors; deleted ones are deleted no more."""
         self.graph.replace(ids, vectors, num_threads=num_threads)
         for position in ids.tolist() if self.outside else ():
             self.outside.pop(position, None)
-        self._keep_outside(ids, vectors)
 
     def mark(self, ids: _Ids, is_deleted: bool) -> None:
         """Take ``ids`` out of the results, or back."""
@@ -99,23 +112,37 @@ class CodedGraph:
 
     def vectors(self, ids: _Ids) -> _Floats:
         """Return what the codes of ``ids`` stand for, ``(len(ids), d)``; the vectors themselves where they are kept."""
+        originals: _Floats | None = self.graph.originals(ids)
+        if originals is not None:
+            return originals
         residuals = self.graph.residuals(ids)
         vectors = _decoded(self.quantizer, self.graph.codes(ids), residuals)
         for row, position in enumerate(ids.tolist() if self.outside else ()):
-            if position in self.outside:
-                vectors[row] = self.outside[position]
+            kept = self.outside.get(position)
+            if kept is not None:
+                vectors[row] = kept
         return vectors
 
-    def outgrown_by(self, vectors: _Floats) -> bool:
-        """Whether the quantizer has to be trained anew if ``vectors`` come to those that are there."""
-        n_outside = len(self.outside) + int((self._errors(vectors) > self.error_limit).sum())
-        return n_outside * _MOST_OUTSIDE > self.count + len(vectors)
+    def are_outside(self, vectors: _Floats) -> npt.NDArray[np.bool_]:
+        """Return for each of ``vectors`` whether the quantizer cuts off too much of it."""
+        outside: npt.NDArray[np.bool_] = self._errors(vectors) > self.error_limit
+        return outside
+
+    def outgrown_by(self, outside: npt.NDArray[np.bool_]) -> bool:
+        """Whether the quantizer has to be trained anew if vectors come of which these are ``outside``, ``(m,)``."""
+        n_outside = len(self.outside) + int(np.count_nonzero(outside))
+        return n_outside * _MOST_OUTSIDE > self.count + len(outside)
+
+    def keep_outside(self, ids: _Ids, vectors: _Floats) -> None:
+        """Keep vectors that are outside, beside their codes."""
+        for position, vector in zip(ids.tolist(), vectors, strict=True):
+            self.outside[position] = None if self.settings.keep_originals else vector.copy()
 
     def retrained(self, train: Any, newcomers: _Floats) -> CodedGraph:
         """Return a graph of the same vectors whose quantizer fits ``newcomers`` ``(m, d)`` too; they are not added.
 
         It costs a training and 4 bytes a dimension and vector while it runs, and lets the vectors lose by rounding a
-        second time. The links stay; only vectors that were outside look for new ones.
+        second time, unless they are kept. The links stay; only vectors that were outside look for new ones.
 
         Args:
             train: makes a quantizer of vectors ``(n, d)``.
@@ -135,32 +162,22 @@ class CodedGraph:
             made.graph.replace(moved, vectors[moved])
         return made
 
-    def settle(self) -> None:
-        """Keep no vector that came up to now: the quantizer was trained on all of them."""
-        self.outside = {}
-
     def fill(self, codes: npt.NDArray[np.uint8], residuals: npt.NDArray[np.uint8] | None, **arrays: Any) -> None:
         """Put the nodes of an existing graph into this empty one, see ``_core.HnswGraph.fill``."""
         self.graph.fill(codes, residuals, **arrays)
 
     @property
     def nbytes_other(self) -> int:
-        """Bytes of the quantizer and of the vectors that are kept."""
-        kept = sum(vector.nbytes for vector in self.outside.values())
-        return int(self.quantizer.scale.nbytes + self.quantizer.offset.nbytes) + kept
-
-    def _keep_outside(self, ids: _Ids, vectors: _Floats) -> None:
-        for row in np.flatnonzero(self._errors(vectors) > self.error_limit).tolist():
-            self.outside[int(ids[row])] = vectors[row].copy()
+        """Bytes of the quantizer and of the vectors that are outside."""
+        kept = sum(vector.nbytes for vector in self.outside.values() if vector is not None)
+        return quantizer_bytes(self.quantizer) + kept
 
     def _errors(self, vectors: _Floats) -> npt.NDArray[np.float32]:
         """Return the squared length of what the range cuts off, ``(n,)``."""
-        low = self.quantizer.offset
-        high = low + self.quantizer.scale * np.float32(2**self.quantizer.bits - 1)
         errors = np.empty(len(vectors), np.float32)
         for start in range(0, len(vectors), _BLOCK_ROWS):
             block = vectors[start : start + _BLOCK_ROWS]
-            beyond = block - np.clip(block, low, high)
+            beyond = block - np.clip(block, self._low, self._high)
             np.einsum("ij,ij->i", beyond, beyond, out=errors[start : start + _BLOCK_ROWS])
         return errors
 

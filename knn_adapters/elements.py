@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -68,20 +68,23 @@ class Elements:
         Raises:
             RuntimeArgumentError: no room, or a deleted label where replacement is allowed but not asked for.
         """
-        kept = _last_of_each(labels)
-        vectors, labels = (vectors, labels) if len(kept) == len(labels) else (vectors[kept], labels[kept])
+        vectors, labels = _last_of_each(vectors, labels)
         ids = self._ids_for(labels, replace_deleted)
-        count = self.rows.count
-        existing, fresh = np.flatnonzero(ids < count), np.flatnonzero(ids >= count)
-        replaced = vectors if len(existing) == len(ids) else vectors[existing]
-        appended = vectors if len(fresh) == len(ids) else vectors[fresh]
-        trained = self._newly_trained(appended, replaced)
+        is_new, rows = ids >= self.rows.count, self.rows
+        n_new = np.count_nonzero(is_new)
+        if 0 < n_new < len(ids):  # those that are new first, in the order of their ids
+            order = np.concatenate([np.flatnonzero(is_new), np.flatnonzero(~is_new)])
+            vectors, labels, ids = vectors[order], labels[order], ids[order]
+        appended, replaced = vectors[:n_new], vectors[n_new:]
+        outside = rows.are_outside(vectors) if isinstance(rows, CodedGraph) else None
+        trained = self._newly_trained(rows, appended, replaced, outside)
         if trained is None:
             self.labels.assign(labels, ids)  # first: a search may find an element as soon as its vector is there
-            self._write(self.rows, ids[existing], replaced, appended, num_threads)
+            self._write(rows, ids[n_new:], replaced, appended, num_threads)
+            if isinstance(rows, CodedGraph) and outside is not None and outside.any():
+                rows.keep_outside(ids[outside], vectors[outside])
         else:
-            self._write(trained, ids[existing], replaced, appended, num_threads)
-            trained.settle()
+            self._write(trained, ids[n_new:], replaced, appended, num_threads)
             self.labels.assign(labels, ids)
             self.rows = trained
 
@@ -145,6 +148,7 @@ class Elements:
         rows.fill(
             codes, residuals, level0=level0, element_levels=element_levels, link_lists=link_lists,
             entry_point=entry_point, max_level=max_level,
+            originals=vectors if self.settings.graph.keep_originals else None,
         )  # fmt: skip
         self.labels.assign(labels, np.arange(len(labels)))
         self.rows = rows
@@ -152,19 +156,23 @@ class Elements:
     def snapshot(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         """Return fields and arrays from which :meth:`restored` makes an equal object. No writer may be under way."""
         rows, count = self.rows, self.rows.count
-        fields: dict[str, Any] = {"max_elements": self.capacity}
-        arrays = {"labels": self.labels.by_id[:count].copy()}
+        fields: dict[str, Any] = {
+            "max_elements": self.capacity, "bits": self.options.bits, "rescore": self.options.rescore
+        }  # fmt: skip
+        arrays: dict[str, npt.NDArray[Any]] = {"labels": self.labels.by_id[:count].copy()}
         if isinstance(rows, ExactVectors):
             return fields, {**arrays, "vectors": rows.vectors(np.arange(count)), "deleted": rows.deleted()}
         quantizer = rows.quantizer
         graph = rows.graph.arrays()
         fields |= {name: graph.pop(name) for name in ("entry_point", "max_level")}
-        fields |= {"bits": quantizer.bits, "clip": quantizer.clip, "error_limit": rows.error_limit}
+        fields |= {"clip": quantizer.clip, "error_limit": rows.error_limit}
         fields["span"] = quantizer.span if graph["residuals"] is not None else 0.0
         arrays |= {name: array for name, array in graph.items() if array is not None}
         arrays |= {"scale": quantizer.scale, "offset": quantizer.offset}
+        arrays |= {} if quantizer.feedback is None else {"feedback": quantizer.feedback}
         outside = np.array(sorted(rows.outside), np.int64)
-        return fields, {**arrays, "outside_ids": outside, "outside_vectors": rows.vectors(outside)}
+        kept = {} if graph["originals"] is not None else {"outside_vectors": rows.vectors(outside)}
+        return fields, {**arrays, "outside_ids": outside, **kept}
 
     @classmethod
     def restored(
@@ -174,7 +182,8 @@ class Elements:
         fields: Mapping[str, Any],
         arrays: Mapping[str, npt.NDArray[Any]],
     ) -> Elements:
-        """Return the elements of a :meth:`snapshot`."""
+        """Return the elements of a :meth:`snapshot`; its bits and rescoring take the place of those of ``options``."""
+        options = replace(options, bits=fields["bits"], rescore=fields["rescore"])
         made = cls(settings, options, fields["max_elements"])
         labels = np.asarray(arrays["labels"])
         if "vectors" in arrays:
@@ -210,15 +219,22 @@ class Elements:
                 "The number of elements exceeds the specified limit",
                 "data", f"must bring at most {room} new elements of {self.capacity}", len(new), "call resize_index()",
             )  # fmt: skip
-        ids[new] = np.concatenate([reused, np.arange(count, count + len(new) - len(reused))])
+        behind = np.arange(count, count + len(new) - len(reused))
+        ids[new] = np.concatenate([reused, behind]) if len(reused) else behind
         return ids
 
-    def _newly_trained(self, appended: _Floats, replaced: _Floats) -> CodedGraph | None:
+    def _newly_trained(
+        self,
+        rows: ExactVectors | CodedGraph,
+        appended: _Floats,
+        replaced: _Floats,
+        outside: npt.NDArray[np.bool_] | None,
+    ) -> CodedGraph | None:
         """Return what the vectors are to be written to where a quantizer has to be trained for them."""
-        rows = self.rows
         if isinstance(rows, CodedGraph):
-            newcomers = _both(appended, replaced)
-            return rows.retrained(self._train, newcomers) if rows.outgrown_by(newcomers) else None
+            if outside is None or not rows.outgrown_by(outside):
+                return None
+            return rows.retrained(self._train, _both(appended, replaced))
         if rows.count + len(appended) < CALIBRATION_ROWS:
             return None
         held = rows.vectors(np.arange(rows.count))
@@ -248,14 +264,17 @@ def _restored_graph(
 ) -> CodedGraph:
     quantizer = Quantizer.from_affine(
         settings.space, np.array(arrays["scale"]), np.array(arrays["offset"]), fields["clip"], bits=fields["bits"],
-        span=fields["span"],
+        span=fields["span"], feedback=np.array(arrays["feedback"]) if "feedback" in arrays else None,
     )  # fmt: skip
     rows = CodedGraph(quantizer, settings.graph, fields["max_elements"], fields["error_limit"])
     rows.fill(
         arrays["codes"], arrays.get("residuals"), level0=arrays["level0"], element_levels=arrays["element_levels"],
         link_lists=arrays["link_lists"], entry_point=fields["entry_point"], max_level=fields["max_level"],
+        originals=arrays.get("originals"),
     )  # fmt: skip
-    rows.outside = dict(zip(arrays["outside_ids"].tolist(), np.array(arrays["outside_vectors"]), strict=True))
+    outside: list[int] = arrays["outside_ids"].tolist()
+    kept = [None] * len(outside) if "originals" in arrays else np.array(arrays["outside_vectors"])
+    rows.outside = dict(zip(outside, kept, strict=True))
     return rows
 
 
@@ -266,10 +285,15 @@ def _both(some: _Floats, others: _Floats) -> _Floats:
     return np.concatenate([some, others])
 
 
-def _last_of_each(labels: _Labels) -> _Ids:
-    """Return the positions of the last occurrence of each label, in order."""
+def _last_of_each(vectors: _Floats, labels: _Labels) -> tuple[_Floats, _Labels]:
+    """Return the last vector of each label, in order."""
+    if len(labels) == 1 or bool((labels[1:] > labels[:-1]).all()):
+        return vectors, labels
     _, from_the_end = np.unique(labels[::-1], return_index=True)
-    return np.sort(len(labels) - 1 - from_the_end)
+    if len(from_the_end) == len(labels):
+        return vectors, labels
+    kept = np.sort(len(labels) - 1 - from_the_end)
+    return vectors[kept], labels[kept]
 
 
 def _label_not_found(label: int) -> RuntimeArgumentError:

@@ -31,6 +31,8 @@ class IndexStats:
         graph_bytes: links, or trees with their split planes.
         other_bytes: labels and the quantizer.
         original_bytes: what the original holds for the same.
+        rescore: what the last candidates are compared by, see :func:`knn_adapters.wrap`.
+        kept_bytes: vectors that are kept beside their codes to rescore by.
     """
 
     kind: str
@@ -44,11 +46,13 @@ class IndexStats:
     graph_bytes: float
     other_bytes: float
     original_bytes: float
+    rescore: str = "none"
+    kept_bytes: float = 0.0
 
     @property
     def total_bytes(self) -> float:
         """Bytes per vector of the wrapped index."""
-        return self.codes_bytes + self.graph_bytes + self.other_bytes
+        return self.codes_bytes + self.kept_bytes + self.graph_bytes + self.other_bytes
 
     @property
     def ratio(self) -> float:
@@ -56,12 +60,13 @@ class IndexStats:
         return self.total_bytes / self.original_bytes
 
     def __str__(self) -> str:
+        kept = f"+ vectors {self.kept_bytes:.1f} " if self.kept_bytes else ""
         return (
             f"{self.kind}, {self.metric}: {self.n_vectors} vectors of dimension {self.dim}\n"
-            f"  bytes per vector  {self.total_bytes:.1f} = codes {self.codes_bytes:.1f} + graph {self.graph_bytes:.1f} "
-            f"+ other {self.other_bytes:.1f}\n"
+            f"  bytes per vector  {self.total_bytes:.1f} = codes {self.codes_bytes:.1f} {kept}"
+            f"+ graph {self.graph_bytes:.1f} + other {self.other_bytes:.1f}\n"
             f"  original          {self.original_bytes:.1f} bytes per vector; wrapped takes {self.ratio:.1%}\n"
-            f"  codes             {self.bits} bits, clip: {self.clip}\n"
+            f"  codes             {self.bits} bits, clip: {self.clip}, rescore: {self.rescore}\n"
             f"  SIMD level        {self.simd_level}"
         )
 
@@ -84,7 +89,8 @@ def estimate_recall(index: Any, queries: npt.ArrayLike, k: int = 10) -> float:
 
     A wrapped index holds codes, so the exact search runs over the decoded vectors: the figure is what the graph or
     forest and the rounding of queries lose, and leaves out what the codes themselves lose. An index that is not wrapped
-    is held against its own float vectors. To include the loss of the codes, compare with the answers of the original.
+    is held against its own float vectors, and so is one that keeps them (``rescore="original"``). To include the loss
+    of the codes otherwise, compare with the answers of the original.
 
     Args:
         index: an index, wrapped or not, of a supported kind.

@@ -75,7 +75,8 @@ class ExactVectors:
     @property
     def n_deleted(self) -> int:
         """Number of vectors that are deleted."""
-        return int(self.deleted().sum())
+        with self._lock:
+            return int(np.count_nonzero(self._deleted[: self.count]))
 
     def vectors(self, ids: _Ids) -> _Floats:
         """Return the vectors of ``ids``, ``(len(ids), d)``."""

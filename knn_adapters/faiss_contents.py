@@ -109,7 +109,9 @@ class Contents(ABC):
     def nbytes_beside(self) -> int:
         """Bytes of the ranges, FAISS' pair and ours, and of vectors that are kept outside of them."""
         kept = self.drift.nbytes if self.drift else 0
-        return kept + (2 * (self.quantizer.scale.nbytes + self.quantizer.offset.nbytes) if self.quantizer else 0)
+        if self.quantizer is None:
+            return kept
+        return kept + quantizer_bytes(self.quantizer) + self.quantizer.scale.nbytes + self.quantizer.offset.nbytes
 
     @abstractmethod
     def _closed(self) -> dict[str, Any]: ...

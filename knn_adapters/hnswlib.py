@@ -1,7 +1,8 @@
 """Stands in for the module ``hnswlib``: its classes with their whole API, over 8-bit codes and our own engine.
 
 ``from knn_adapters import hnswlib`` in place of ``import hnswlib`` is all that a program has to change. What differs:
-vectors that are read back are those that the codes stand for; queries of a wrong dimension, values that are not finite,
+vectors that are read back are those that the codes stand for, unless they are kept (``rescore="original"``, see
+:func:`knn_adapters.configure`); queries of a wrong dimension, values that are not finite,
 and calls before ``init_index()`` are errors here; a call that fails changes nothing; a filter may be an array; adding
 and searching at the same time is safe; files of hnswlib are read, ours are written (:func:`knn_adapters.export` writes
 theirs).
@@ -13,12 +14,12 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from knn_adapters import _core, storage
+from knn_adapters import storage
 from knn_adapters._unsupported import reject_methods
 from knn_adapters._validation import (
     RuntimeArgumentError,
@@ -45,24 +46,25 @@ from knn_adapters.hnswlib_arguments import (
     reading,
     threads_for,
 )
-from knn_adapters.hnswlib_file import check_header
-from knn_adapters.hnswlib_file import write as write_hnswlib_file
-from knn_adapters.hnswlib_state import HnswState, held_bytes
-from knn_adapters.wrapping import WrapOptions
-from mp_plugins import argument_error, missing_dependency
-
-try:
-    import hnswlib
-except ImportError as error:
-    raise missing_dependency("hnswlib", "hnswlib", wanted_by="knn_adapters.hnswlib") from error
-
 from knn_adapters.hnswlib_bruteforce import BFIndex
+from knn_adapters.hnswlib_figures import figures
+from knn_adapters.hnswlib_snapshot import KIND, Snapshot, export, load, restored, snapshot, taken_over
+from knn_adapters.hnswlib_state import HnswState
+from knn_adapters.libraries import original
+from knn_adapters.wrapping import WrapOptions
+from mp_plugins import argument_error
 
 __all__ = ["BFIndex", "HnswState", "Index"]
 
-_KIND = "hnswlib.Index"
+if TYPE_CHECKING:
+    import hnswlib
+else:
+    hnswlib = original("hnswlib")
+
 _LINKS = (2, 10_000)
 _MOST_ELEMENTS = 2**31 - 1
+_RETURN_TYPE = "numpy" if "return_type" in (hnswlib.Index.get_items.__doc__ or "") else "list"  # 0.8, and before
+_DEFAULT_THREADS = hnswlib.Index("l2", 1).num_threads
 _DEFAULT_EF = 10  # hnswlib's after loading, whatever was set before
 
 _Labels = npt.NDArray[np.uint64]
@@ -110,7 +112,9 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
     def _begin(self, space: str, dim: int, options: WrapOptions | None = None) -> None:
         # The base stays empty: it answers for space, dim, ef and num_threads.
         super().__init__(space, dim)
-        self._options = options or WrapOptions()
+        self._options = options or WrapOptions.configured()
+        if self._options.num_threads is not None:
+            self.num_threads = self._options.num_threads
         self._elements: Elements | None = None
         self._next_label = 0
         self._writing = threading.RLock()
@@ -148,7 +152,8 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
         if links > _LINKS[1]:
             warnings.warn(f"M of {links} exceeds {_LINKS[1]}, which is taken instead", stacklevel=2)
         links = min(links, _LINKS[1])
-        graph = GraphSettings(links, max(as_size("ef_construction", ef_construction), links), seed)
+        breadth = max(as_size("ef_construction", ef_construction), links)
+        graph = GraphSettings(links, breadth, seed, keep_originals=self._options.rescore == "original")
         settings = ElementSettings(self.space, self.dim, graph, bool(allow_replace_deleted))
         with self._writing:
             if self._elements is not None:
@@ -226,10 +231,11 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
             raise not_contiguous()
         return elements.labels.by_id[ids], distances if self.space == "l2" else 1.0 - distances
 
-    def get_items(self, ids: npt.ArrayLike | None = None, return_type: str = "numpy") -> Any:
+    def get_items(self, ids: npt.ArrayLike | None = None, return_type: str = _RETURN_TYPE) -> Any:
         """Return the vectors of ``ids`` as an array ``(n, d)`` or, for ``return_type="list"``, as lists.
 
-        They are what the codes stand for, of about length 1 for cosine.
+        The default is what the installed hnswlib returns, an array since 0.8. They are what the codes stand for, or
+        what was added if the vectors are kept; of length 1 for cosine.
 
         Raises:
             ArgumentError: another ``return_type``, or a single label.
@@ -285,7 +291,7 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
             OSError: the file cannot be written.
         """
         self._started("save_index")
-        storage.write(path_to_index, _KIND, *self._snapshot())
+        storage.write(path_to_index, KIND, *self._snapshot())
 
     def load_index(
         self, path_to_index: str | os.PathLike[str], max_elements: int = 0, allow_replace_deleted: bool = False
@@ -302,7 +308,10 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
         """
         asked = as_size("max_elements", max_elements)
         with reading():
-            made = self._loaded(path_to_index, asked, bool(allow_replace_deleted))
+            made = load(
+                path_to_index, self.space, self.dim, self._options, max_elements=asked,
+                allow_replace_deleted=bool(allow_replace_deleted),
+            )  # fmt: skip
         with self._writing:
             if self._elements is not None:
                 warnings.warn("load_index() on an index that is initiated drops what it held", stacklevel=2)
@@ -312,7 +321,7 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
     def index_file_size(self) -> int:
         """Return the bytes of the file that :meth:`save_index` would write."""
         self._started("index_file_size")
-        return storage.size_of(_KIND, *self._snapshot())
+        return storage.size_of(KIND, *self._snapshot())
 
     def set_ef(self, ef: int) -> None:
         """Set the breadth of the search; at least k is used."""
@@ -360,8 +369,13 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
         self._resume(*state)
 
     def __repr__(self) -> str:
-        bits = f", bits={self._quantizer.bits}" if self._quantizer else ""
-        return f"<knn_adapters.hnswlib.Index(space={self.space!r}, dim={self.dim}{bits})>"
+        parts, elements = [f"space={self.space!r}", f"dim={self.dim}"], self._elements
+        if elements is not None:
+            parts.append(f"elements={elements.rows.count}, max_elements={elements.capacity}")
+            quantizer = self._quantizer
+            parts.append(f"bits={quantizer.bits}" if quantizer else "exact so far")
+            parts.append(f"rescore={elements.options.rescore!r}")
+        return f"<knn_adapters.hnswlib.Index({', '.join(parts)})>"
 
     @property
     def _quantizer(self) -> Any:
@@ -379,19 +393,16 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
         with self._writing:
             elements.mark(checked, is_deleted)
 
-    def _snapshot(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-        """Return everything as fields for JSON and named arrays."""
-        fields: dict[str, Any] = {
-            "space": self.space, "dim": self.dim, "ef": self.ef, "num_threads": self.num_threads, "initiated": False,
+    def _snapshot(self) -> Snapshot:
+        fields = {
+            "space": self.space, "dim": self.dim, "ef": self.ef, "num_threads": self.num_threads,
+            "initiated": self._elements is not None,
         }  # fmt: skip
         with self._writing:
-            elements = self._elements
-            if elements is None:
-                return fields, {}
-            held, arrays = elements.snapshot()
-        graph = elements.settings.graph
-        fields |= {"initiated": True, "M": graph.max_m, "ef_construction": graph.ef_construction, "seed": graph.seed}
-        return {**fields, "allow_replace_deleted": elements.settings.allow_replace_deleted, **held}, arrays
+            if self._elements is None:
+                return Snapshot(fields, {})
+            held = snapshot(self._elements)
+        return Snapshot({**fields, **held.fields}, held.arrays)
 
     def _resume(self, params: dict[str, Any]) -> None:
         """Become what ``params`` describe: our state or hnswlib's."""
@@ -399,7 +410,7 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
             fields = params["fields"]
             self._begin(fields["space"], fields["dim"])
             if fields["initiated"]:
-                self._elements = _restored(fields, params["arrays"], self._options)
+                self._elements = restored(fields, params["arrays"], self._options)
                 self._next_label = self._elements.rows.count
             self.set_ef(fields["ef"])
             self.set_num_threads(fields["num_threads"])
@@ -411,106 +422,27 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
                 self.set_ef(params["ef"])
 
     def _take(self, state: HnswState) -> None:
-        self._elements = _taken_over(state, self._options)
+        self._elements = taken_over(state, self._options)
         self._next_label = self._elements.rows.count
         self.set_ef(state.settings["ef"])
-        self.set_num_threads(state.settings["num_threads"])
-
-    def _loaded(self, path: str | os.PathLike[str], max_elements: int, allow_replace_deleted: bool) -> Elements:
-        if storage.is_ours(path):
-            kind, fields, arrays = storage.read(path)
-            for name, held, own in (
-                ("kind", kind, _KIND), ("space", fields.get("space"), self.space), ("dim", fields.get("dim"), self.dim)
-            ):  # fmt: skip
-                if held != own:
-                    raise runtime_error(
-                        "Index seems to be unsupported", "path_to_index", f"must be of {name} {own}", held,
-                        "load it into an index of that kind",
-                    )  # fmt: skip
-            capacity = fields["max_elements"] if max_elements < len(arrays["labels"]) else max_elements
-            fields |= {"max_elements": capacity, "allow_replace_deleted": allow_replace_deleted}
-            return _restored(fields, arrays, self._options)
-        check_header(path, self.dim)
-        plain = hnswlib.Index(self.space, self.dim)
-        plain.load_index(os.fspath(path), max_elements, allow_replace_deleted)
-        return _taken_over(HnswState.of_dict(plain.__getstate__()[0]), self._options)
+        threads = state.settings["num_threads"]
+        if self._options.num_threads is None or threads != _DEFAULT_THREADS:  # what somebody set counts
+            self.set_num_threads(threads)
 
     def _export(self, path: str | os.PathLike[str]) -> None:
         """Write hnswlib's own file, with the vectors that the codes stand for."""
         elements = self._started("export")
         with self._writing:
-            rows, graph = elements.rows, elements.settings.graph
-            count = rows.count
-            vectors, labels = rows.vectors(np.arange(count)), elements.labels.by_id[:count]
-            arrays = rows.graph.arrays() if isinstance(rows, CodedGraph) else self._plain_graph(elements)
-            write_hnswlib_file(
-                path, vectors=vectors, labels=labels, arrays=arrays, max_m=graph.max_m,
-                ef_construction=graph.ef_construction, capacity=elements.capacity,
-            )  # fmt: skip
-
-    def _plain_graph(self, elements: Elements) -> dict[str, Any]:
-        """Return the arrays of the graph that hnswlib builds over vectors that have none yet."""
-        plain = hnswlib.Index(self.space, self.dim)
-        graph, count = elements.settings.graph, elements.rows.count
-        plain.init_index(count, graph.max_m, graph.ef_construction, graph.seed)
-        for vector in elements.rows.vectors(np.arange(count)):
-            plain.add_items(vector, num_threads=1)
-        for position in np.flatnonzero(elements.rows.deleted()).tolist():
-            plain.mark_deleted(position)
-        state = HnswState.of_dict(plain.__getstate__()[0])
-        names = ("level0", "element_levels", "link_lists", "entry_point", "max_level")
-        return {name: getattr(state, name) for name in names}
+            export(path, elements)
 
     def _stats(self) -> IndexStats:
-        elements = self._started("stats")
-        rows, count, quantizer = elements.rows, max(elements.rows.count, 1), self._quantizer
-        room = max(elements.capacity, 1)  # memory is there for so many
-        other = 8.0 + elements.labels.nbytes / count
-        if isinstance(rows, CodedGraph):
-            other += rows.nbytes_other / count
-            codes_bytes, graph_bytes = rows.graph.nbytes_codes / room, rows.graph.nbytes_graph / room
-        else:
-            codes_bytes, graph_bytes = 4.0 * self.dim, 0.0
-        return IndexStats(
-            kind=_KIND,
-            metric=self.space,
-            n_vectors=rows.count,
-            dim=self.dim,
-            bits=quantizer.bits if quantizer else 32,
-            clip=quantizer.clip if quantizer else "none yet",
-            simd_level=_core.simd_level(),
-            codes_bytes=codes_bytes,
-            graph_bytes=graph_bytes,
-            other_bytes=other,
-            original_bytes=held_bytes(self.dim, elements.settings.graph.max_m),
-        )
+        return figures(self._started("stats"))
 
     def _vectors(self) -> tuple[npt.NDArray[np.int64], _Floats]:
         elements = self._started("vectors")
         with self._writing:
             ids = np.flatnonzero(~elements.rows.deleted())
             return elements.labels.by_id[ids].astype(np.int64), elements.rows.vectors(ids)
-
-
-def _restored(fields: dict[str, Any], arrays: dict[str, npt.NDArray[Any]], options: WrapOptions) -> Elements:
-    graph = GraphSettings(fields["M"], fields["ef_construction"], fields["seed"])
-    settings = ElementSettings(fields["space"], fields["dim"], graph, fields["allow_replace_deleted"])
-    return Elements.restored(settings, options, fields, arrays)
-
-
-def _taken_over(state: HnswState, options: WrapOptions) -> Elements:
-    """Return the elements of an index of hnswlib, with its graph."""
-    held = state.settings
-    graph = GraphSettings(held["M"], held["ef_construction"], held["seed"])
-    dim = state.vectors.shape[1]
-    settings = ElementSettings(state.space, dim, graph, bool(held.get("allow_replace_deleted", False)))
-    elements = Elements(settings, options, held["max_elements"])
-    if len(state.labels):
-        elements.take_graph(
-            state.vectors, state.labels, state.level0, state.element_levels, state.link_lists, state.entry_point,
-            state.max_level,
-        )  # fmt: skip
-    return elements
 
 
 reject_methods(Index, hnswlib.Index)

@@ -6,9 +6,8 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import hnswlib
 import numpy as np
 import numpy.typing as npt
 
@@ -21,14 +20,21 @@ from knn_adapters.hnswlib_arguments import (
     as_label,
     as_labels,
     as_size,
+    as_threads,
     check_dim,
     not_contiguous,
     not_initiated,
     reading,
 )
 from knn_adapters.labels import LabelTable
+from knn_adapters.libraries import original
 
 __all__ = ["BFIndex"]
+
+if TYPE_CHECKING:
+    import hnswlib
+else:
+    hnswlib = original("hnswlib")
 
 _KIND = "hnswlib.BFIndex"
 
@@ -46,6 +52,8 @@ class BFIndex(hnswlib.BFIndex):  # type: ignore[misc]  # a class without stubs
 
     def _begin(self, space: str, dim: int) -> None:
         super().__init__(space, dim)  # the base stays empty
+        if not hasattr(self, "num_threads"):  # hnswlib 0.7's has none
+            self.num_threads = -1
         self._space, self._dim = space, dim
         self._rows: ExactVectors | None = None
         self._next_label = 0
@@ -92,7 +100,7 @@ class BFIndex(hnswlib.BFIndex):  # type: ignore[misc]  # a class without stubs
         self,
         data: npt.ArrayLike,
         k: int = 1,
-        num_threads: int = -1,
+        num_threads: int | Callable[[int], bool] = -1,
         filter: Callable[[int], bool] | npt.ArrayLike | None = None,  # noqa: A002  # hnswlib's name
     ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]:
         """Return labels ``(q, k)`` ``uint64`` and distances ``(q, k)`` ``float32`` of the k nearest vectors.
@@ -100,13 +108,18 @@ class BFIndex(hnswlib.BFIndex):  # type: ignore[misc]  # a class without stubs
         Args:
             data: queries ``(q, d)`` or one ``(d,)``.
             k: number of neighbours.
-            num_threads: taken and left: the threads are those of the library behind numpy.
+            num_threads: taken and left: the threads are those of the library behind numpy. A callable here is the
+                filter, which had this place in hnswlib 0.7.
             filter: as in :meth:`knn_adapters.hnswlib.Index.knn_query`.
 
         Raises:
             ArgumentError: a wrong dimension, NaN or infinity, k below 1.
             RuntimeError: fewer than k vectors are there or pass the filter; hnswlib returns numbers from nowhere.
         """
+        if callable(num_threads):
+            filter = num_threads  # noqa: A001  # hnswlib's name
+        else:
+            as_threads(num_threads)
         rows, queries, count = self._started("knn_query"), as_queries("data", data, self._dim), check_k("k", k)
         check_finite("data", queries)
         with self._turn:

@@ -46,8 +46,9 @@ class LabelTable:
         The labels are unknown, or those that the ids have already.
         """
         with self._lock:
-            known = self._find(labels) == ids
-            labels, ids = labels[~known], ids[~known]
+            changes = self._find(labels) != ids
+            if not changes.all():
+                labels, ids = labels[changes], ids[changes]
             if len(labels):
                 self._assign(labels, ids)
 
@@ -104,6 +105,8 @@ class LabelTable:
         return self._sorted.nbytes + self._sorted_ids.nbytes + 100 * len(self._recent)
 
     def _find(self, labels: _Labels) -> _Ids:
+        if len(labels) == 1:
+            return np.array([self._find_one(labels.item())])
         found = np.full(len(labels), -1, np.int64)
         if len(self._sorted):
             places = np.minimum(np.searchsorted(self._sorted, labels), len(self._sorted) - 1)
@@ -117,10 +120,18 @@ class LabelTable:
             found[missing] = [recent.get(label, -1) for label in labels[missing].tolist()]
         return found
 
+    def _find_one(self, label: int) -> int:
+        # As for many, without a dozen arrays of one entry.
+        if label < self._n_plain:
+            return label
+        place = np.searchsorted(self._sorted, np.uint64(label)) if len(self._sorted) else 0
+        if place < len(self._sorted) and self._sorted[place] == label and self._sorted_ids[place] >= 0:
+            return int(self._sorted_ids[place])
+        return self._recent.get(label, -1)
+
     def _assign(self, labels: _Labels, ids: _Ids) -> None:
-        reused = ids[ids < self.count]
-        if len(reused):
-            self._forget(self.by_id[reused])
+        if ids.min() < self.count:
+            self._forget(self.by_id[ids[ids < self.count]])
         self.by_id[ids] = labels
         self.count = max(self.count, int(ids.max()) + 1)
         if self._goes_on_plainly(labels, ids):
@@ -129,8 +140,10 @@ class LabelTable:
             self._insert(labels, ids)
 
     def _goes_on_plainly(self, labels: _Labels, ids: _Ids) -> bool:
-        if len(self._sorted) or self._recent or ids[0] != self._n_plain:
+        if len(self._sorted) or self._recent or ids[0] != self._n_plain or labels[0] != self._n_plain:
             return False
+        if len(ids) == 1:
+            return True
         plain = np.arange(self._n_plain, self._n_plain + len(ids))
         return bool((ids == plain).all() and (labels == plain).all())
 

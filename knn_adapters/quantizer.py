@@ -10,11 +10,12 @@ import numpy.typing as npt
 
 from knn_adapters import _core, quantizer_file
 from knn_adapters._validation import as_vectors, check_choice, number_error
-from knn_adapters.calibration import choose_clip
+from knn_adapters.calibration import choose_clip, choose_clip_with_feedback
+from knn_adapters.feedback import feedback_of
 from knn_adapters.recall import normalised
 from mp_plugins import argument_error
 
-__all__ = ["METRICS", "Quantizer"]
+__all__ = ["METRICS", "Quantizer", "check_bits", "quantizer_bytes"]
 
 METRICS = ("l2", "ip", "cosine")
 
@@ -25,6 +26,10 @@ class Quantizer:
     A metric of its own decides about the range that the codes cover: :meth:`train` tries several on a sample and keeps
     the one whose quantized distances give the neighbours that exact distances give. ``"cosine"`` normalises vectors
     before they are encoded, so its codes are compared by inner product.
+
+    Trained on 20 vectors or more for each dimension, codes are rounded with feedback (:mod:`knn_adapters.feedback`)
+    where this keeps the order better: they keep inner products and not each value, which may be more than half a step
+    off. With a residual level, which wins back more, values are rounded one by one.
 
     Args:
         metric: ``"l2"``, ``"ip"`` or ``"cosine"``.
@@ -42,12 +47,13 @@ class Quantizer:
 
     def __init__(self, metric: str = "l2", *, bits: int = 8, seed: int = 0, residual: bool = False) -> None:
         self.metric = check_choice("metric", metric, METRICS)
-        self.bits = check_bits(bits)
+        self.bits = check_bits("bits", bits)
         self.seed = seed
         self.residual = residual
         self._affine: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None = None
         self._clip = ""
         self._span = 0.0
+        self._feedback: npt.NDArray[np.uint16] | None = None
 
     def train(self, vectors: npt.ArrayLike) -> Quantizer:
         """Pick scale and offset from ``vectors`` ``(n, d)``; a sample of them is used, so n may be large.
@@ -59,8 +65,12 @@ class Quantizer:
             ArgumentError: empty, not a matrix of numbers, or holding NaN or infinity.
         """
         checked = self._prepared(as_vectors("vectors", vectors))
-        clip = choose_clip(checked, self.core_metric, self.seed, self.bits, residual=self.residual)
-        self._affine, self._clip, self._span = clip.affine(), clip.name, clip.span
+        if self.residual:
+            clip, feedback = choose_clip(checked, self.core_metric, self.seed, self.bits, residual=True), None
+        else:
+            feedback = feedback_of(checked, self.core_metric, self.seed)
+            clip, feedback = choose_clip_with_feedback(checked, self.core_metric, self.seed, self.bits, feedback)
+        self._affine, self._clip, self._span, self._feedback = clip.affine(), clip.name, clip.span, feedback
         return self
 
     def encode(self, vectors: npt.ArrayLike) -> npt.NDArray[np.uint8]:
@@ -72,7 +82,8 @@ class Quantizer:
             ArgumentError: not trained, another dimension than in training, or NaN or infinity.
         """
         scale, offset = self._trained()
-        return _core.encode(self._prepared(as_vectors("vectors", vectors, dim=len(scale))), scale, offset, self.bits)
+        prepared = self._prepared(as_vectors("vectors", vectors, dim=len(scale)))
+        return _core.encode(prepared, scale, offset, self.bits, self._feedback)
 
     def encode_residuals(self, vectors: npt.ArrayLike, codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Return what ``codes``, those of ``vectors``, leave over, ``(n, d)`` in bytes.
@@ -118,7 +129,7 @@ class Quantizer:
         fields = {"metric": self.metric, "bits": self.bits, "seed": self.seed, "clip": self._clip}
         if self.residual:
             fields["span"] = self._span
-        quantizer_file.write(path, fields, scale, offset)
+        quantizer_file.write(path, fields, scale, offset, self._feedback)
 
     @classmethod
     def from_affine(
@@ -130,6 +141,7 @@ class Quantizer:
         *,
         bits: int = 8,
         span: float = 0.0,
+        feedback: npt.NDArray[np.uint16] | None = None,
     ) -> Quantizer:
         """Return a quantizer of given ``scale`` and ``offset`` ``(d,)``, for codes that exist already.
 
@@ -140,9 +152,11 @@ class Quantizer:
             clip: where the range comes from, in words.
             bits: of the codes.
             span: steps that the residual level covers, 0 without one.
+            feedback: what encoding makes up for, if it does.
         """
         quantizer = cls(metric, bits=bits, residual=span > 0)
         quantizer._affine, quantizer._clip, quantizer._span = (scale, offset), clip, span
+        quantizer._feedback = feedback
         return quantizer
 
     @classmethod
@@ -153,9 +167,9 @@ class Quantizer:
             ArgumentError: not a quantizer file, damaged, or of a later version.
             OSError: the file cannot be read.
         """
-        fields, scale, offset = quantizer_file.read(path)
+        fields, scale, offset, feedback = quantizer_file.read(path)
         quantizer = cls(fields["metric"], bits=fields["bits"], seed=fields["seed"], residual="span" in fields)
-        quantizer._affine, quantizer._clip = (scale, offset), fields["clip"]
+        quantizer._affine, quantizer._clip, quantizer._feedback = (scale, offset), fields["clip"], feedback
         quantizer._span = fields.get("span", 0.0)
         return quantizer
 
@@ -190,6 +204,12 @@ class Quantizer:
         """Steps that residuals cover: 1 is what rounding leaves, more keeps what clipping cuts off; 0 without them."""
         self._trained()
         return self._span
+
+    @property
+    def feedback(self) -> npt.NDArray[np.uint16] | None:
+        """What encoding makes up for, ``(d * (d - 1) / 2,)`` in bfloat16; None where values are rounded one by one."""
+        self._trained()
+        return self._feedback
 
     @property
     def is_uniform(self) -> bool:
@@ -228,10 +248,16 @@ class Quantizer:
         return self._affine
 
 
-def check_bits(bits: Any) -> int:
-    """Return ``bits`` if this release can encode with so many."""
-    if isinstance(bits, bool) or not isinstance(bits, (int, np.integer)):
-        raise number_error("bits", bits)
-    if bits not in (8, 4):
-        raise argument_error("bits", "must be 8 or 4", bits, "use bits=8")
-    return int(bits)
+def quantizer_bytes(quantizer: Any) -> int:
+    """Return the bytes of scale, offset and feedback of a trained quantizer, ours or a plug-in's."""
+    parts = (quantizer.scale, quantizer.offset, getattr(quantizer, "feedback", None))
+    return sum(part.nbytes for part in parts if part is not None)
+
+
+def check_bits(argument: str, value: Any) -> int:
+    """Return ``value`` if this release can encode with so many bits."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise number_error(argument, value)
+    if value not in (8, 4):
+        raise argument_error(argument, "must be 8 or 4", value, "use 8")
+    return int(value)

@@ -15,10 +15,12 @@ The end of the last section is the end of the file. hnswlib's own files begin wi
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +29,7 @@ import numpy.typing as npt
 
 from mp_plugins import ArgumentError, argument_error
 
-__all__ = ["StoredIndex", "is_ours", "read", "size_of", "write"]
+__all__ = ["StoredIndex", "is_ours", "read", "replacing", "size_of", "write"]
 
 _MAGIC = b"MPyramid"
 _VERSION = 1
@@ -36,6 +38,7 @@ _PREAMBLE = struct.Struct("<8sIII")
 _DTYPES = {
     "uint8": "u1",
     "bool": "?",
+    "uint16": "<u2",
     "uint32": "<u4",
     "int32": "<i4",
     "uint64": "<u8",
@@ -71,16 +74,22 @@ def write(path: str | os.PathLike[str], kind: str, fields: Mapping[str, Any], ar
         OSError: it cannot be written.
     """
     preamble, offsets = _layout(kind, fields, arrays)
+    with replacing(path) as partial, partial.open("wb") as file:
+        file.write(preamble)
+        for array, offset in zip(arrays.values(), offsets, strict=True):
+            file.write(bytes(offset - file.tell()))
+            _little_endian(array).tofile(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give the name of a file that takes the place of ``path`` when the block ends, and is gone if that fails."""
     target = Path(path)
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
-            file.write(preamble)
-            for array, offset in zip(arrays.values(), offsets, strict=True):
-                file.write(bytes(offset - file.tell()))
-                _little_endian(array).tofile(file)
-            file.flush()
-            os.fsync(file.fileno())
+        yield partial
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
@@ -93,23 +102,37 @@ def size_of(kind: str, fields: Mapping[str, Any], arrays: _Arrays) -> int:
     return max([len(preamble), *(offset + size for offset, size in zip(offsets, sizes, strict=True))])
 
 
-def read(path: str | os.PathLike[str]) -> StoredIndex:
-    """Return the content, its arrays mapped from the file.
+def read(
+    path: str | os.PathLike[str], *, populate: bool = False, unchecked: Container[str] = frozenset()
+) -> StoredIndex:
+    """Return the content, its arrays mapped from the file and shared with every process that maps it.
+
+    Args:
+        path: the file.
+        populate: whether all of it is brought into memory before this returns, where the system can.
+        unchecked: names of sections whose checksums are not looked at, so that they are read when they are used.
 
     Raises:
         ArgumentError: a foreign, damaged or cut file, or one of a later version.
         OSError: it cannot be read.
     """
-    content = np.memmap(path, np.uint8, "r") if Path(path).stat().st_size else np.empty(0, np.uint8)
     try:
-        return _parse(content)
+        return _parse(_mapped(path, populate), unchecked)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, ArgumentError):
             raise
         raise _damaged(f"a header that makes no sense ({error!r})") from error
 
 
-def _parse(content: npt.NDArray[np.uint8]) -> StoredIndex:
+def _mapped(path: str | os.PathLike[str], populate: bool) -> npt.NDArray[np.uint8]:
+    with Path(path).open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return np.empty(0, np.uint8)
+        flags = mmap.MAP_SHARED | (getattr(mmap, "MAP_POPULATE", 0) if populate else 0)
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ), np.uint8)
+
+
+def _parse(content: npt.NDArray[np.uint8], unchecked: Container[str]) -> StoredIndex:
     if len(content) < _PREAMBLE.size:
         raise _damaged(f"a file of {len(content)} bytes")
     magic, version, length, checksum = _PREAMBLE.unpack(content[: _PREAMBLE.size].tobytes())
@@ -121,20 +144,20 @@ def _parse(content: npt.NDArray[np.uint8]) -> StoredIndex:
     if len(header) < length or zlib.crc32(header) != checksum:
         raise _damaged("a header whose checksum differs")
     described = json.loads(header)
-    arrays = {section["name"]: _section(content, section) for section in described["sections"]}
+    arrays = {part["name"]: _section(content, part, part["name"] not in unchecked) for part in described["sections"]}
     end = max((section["offset"] + arrays[section["name"]].nbytes for section in described["sections"]), default=0)
     if len(content) != max(end, _PREAMBLE.size + length):
         raise _damaged(f"a file of {len(content)} bytes in place of {end}")
     return StoredIndex(described["kind"], described["fields"], arrays)
 
 
-def _section(content: npt.NDArray[np.uint8], section: dict[str, Any]) -> npt.NDArray[Any]:
+def _section(content: npt.NDArray[np.uint8], section: dict[str, Any], checked: bool) -> npt.NDArray[Any]:
     dtype, shape, offset = np.dtype(_DTYPES[section["dtype"]]), tuple(section["shape"]), int(section["offset"])
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if min((offset, *shape)) < 0 or offset + size > len(content):
         raise _damaged(f"a file that ends within {section['name']!r}")
     part = content[offset : offset + size]
-    if zlib.crc32(part.data) != section["crc32"]:
+    if checked and zlib.crc32(part.data) != section["crc32"]:
         raise _damaged(f"a checksum of {section['name']!r} that differs")
     array: npt.NDArray[Any] = part.view(dtype).reshape(shape)
     return array

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from knn_adapters._validation import as_vectors, check_choice
+from knn_adapters._validation import as_vectors
 from knn_adapters.quantizer import Quantizer, check_bits
+from knn_adapters.settings import RESCORE_MODES, check_rescore, current_settings
 from mp_plugins import UnsupportedError, argument_error, load_registry
 
 if TYPE_CHECKING:
     from knn_adapters.evaluation import IndexStats
 
 __all__ = ["IndexAdapter", "WrapOptions", "find_adapter", "wrap"]
-
-RESCORE_MODES = ("none", "residual", "original")
 
 
 @dataclass(frozen=True)
@@ -31,12 +30,38 @@ class WrapOptions:
         rescore: where rescoring reads from.
         calibration: vectors ``(m, d)`` to pick the clip range from, instead of the index's own.
         quantizer: the registered quantizer class.
+        num_threads: threads for a large batch, None for the library's own default.
     """
 
     bits: int = 8
     rescore: str = "none"
     calibration: npt.NDArray[np.float32] | None = None
     quantizer: type[Any] = field(default=Quantizer)
+    num_threads: int | None = None
+
+    @classmethod
+    def configured(cls, rescore_modes: tuple[str, ...] = RESCORE_MODES) -> WrapOptions:
+        """Return what :func:`knn_adapters.configure` and the environment say, for an index that is made from nothing.
+
+        Args:
+            rescore_modes: what that kind of index can be rescored by.
+
+        Raises:
+            ArgumentError: an environment variable has a value that is not allowed.
+            UnsupportedError: they say another mode than those.
+        """
+        settings = current_settings()
+        made = cls(bits=settings.bits, rescore=settings.rescore, num_threads=settings.num_threads)
+        return made.checked_for(rescore_modes)
+
+    def checked_for(self, rescore_modes: tuple[str, ...]) -> WrapOptions:
+        """Return these options; raise an ``UnsupportedError`` if ``rescore`` is none of ``rescore_modes``."""
+        if self.rescore not in rescore_modes:
+            raise UnsupportedError(
+                f"`rescore` of {self.rescore!r} is not yet supported for this kind of index: use "
+                + " or ".join(f"rescore={mode!r}" for mode in rescore_modes)
+            )
+        return self
 
     def train_quantizer(self, metric: str, vectors: npt.NDArray[np.float32]) -> Any:
         """Return a quantizer for ``metric``, trained on the calibration vectors or, without them, on ``vectors``."""
@@ -65,6 +90,9 @@ class IndexAdapter(ABC):
 
     supported: str
     """What can be wrapped, in words, for error messages."""
+
+    rescore_modes: tuple[str, ...] = ("none", "residual")
+    """What ``rescore`` may be."""
 
     @abstractmethod
     def handles(self, index: object) -> bool:
@@ -107,16 +135,17 @@ class IndexAdapter(ABC):
 def wrap(
     index: Any,
     *,
-    bits: int = 8,
-    rescore: str = "none",
+    bits: int | None = None,
+    rescore: str | None = None,
     calibration: npt.ArrayLike | None = None,
     quantizer: str = "scalar",
 ) -> Any:
     """Return a quantized index that answers in place of ``index``.
 
     The result passes ``isinstance`` for the class of ``index`` and is searched by the same calls, with the same units
-    of distance. Indexes of hnswlib and FAISS go on growing; in this release those of Annoy can be searched only.
-    ``index`` is read, never changed, and may be dropped.
+    of distance. Indexes of hnswlib and FAISS go on growing, an ``annoy.AnnoyIndex`` can be unbuilt and built again.
+    ``index`` is read, never changed, and may be dropped. An ``annoy.AnnoyIndex`` of another metric is returned as it
+    is, with a warning.
 
     Args:
         index: a ``faiss.IndexFlat*``, ``IndexHNSWFlat`` or ``IndexIVFFlat`` (L2, inner product), or a
@@ -124,10 +153,11 @@ def wrap(
             are searched as they are, alone or inside ``IndexIDMap``, ``IndexIDMap2``, ``IndexPreTransform`` or
             ``IndexRefine*``; or an ``hnswlib.Index`` or a built ``annoy.AnnoyIndex`` (angular, euclidean, dot) that
             holds at least one vector.
-        bits: bits per dimension, 8 or 4.
+        bits: bits per dimension, 8 or 4; :func:`knn_adapters.configure` says which by default: 8 at first.
         rescore: what the last candidates are compared by: ``"none"``, their codes; ``"residual"``, their codes and 8
-            bits a dimension of what the codes leave over, which costs as many bytes; ``"original"`` is not yet
-            supported.
+            bits a dimension of what the codes leave over, which costs as many bytes; ``"original"``, the vectors
+            themselves, kept beside the codes (hnswlib alone). :func:`knn_adapters.configure` says which by default:
+            ``"none"`` at first.
         calibration: vectors ``(m, d)`` to pick the clip range from; the index's own by default.
         quantizer: name of a registered quantizer.
 
@@ -139,13 +169,16 @@ def wrap(
         >>> index = knn_adapters.wrap(index)
         >>> labels, distances = index.knn_query(queries, k=10)
     """
+    settings = current_settings()
     options = WrapOptions(
-        bits=check_bits(bits),
-        rescore=_checked_rescore(rescore),
+        bits=settings.bits if bits is None else check_bits("bits", bits),
+        rescore=settings.rescore if rescore is None else check_rescore("rescore", rescore),
         calibration=None if calibration is None else as_vectors("calibration", calibration),
         quantizer=load_registry("quantizers")[quantizer],
+        num_threads=settings.num_threads,
     )
     adapter = find_adapter(index)
+    options.checked_for(adapter.rescore_modes)
     if adapter.is_wrapped(index):
         raise argument_error("index", "must not be wrapped already", repr(index), "use it as it is")
     return adapter.wrap(index, options)
@@ -164,9 +197,3 @@ def find_adapter(index: object) -> IndexAdapter:
     supported = "; ".join(adapter.supported for adapter in adapters)
     kind = type(index)
     raise UnsupportedError(f"`index` of type {kind.__module__}.{kind.__qualname__} cannot be wrapped: use {supported}")
-
-
-def _checked_rescore(rescore: str) -> str:
-    if check_choice("rescore", rescore, RESCORE_MODES) == "original":
-        raise UnsupportedError("`rescore` of 'original' is not yet supported: use rescore='residual' or 'none'")
-    return rescore

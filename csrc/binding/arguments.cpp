@@ -165,6 +165,18 @@ Quantization::Quantization(nb::handle scale_object, nb::handle offset_object, si
     }
 }
 
+Feedback::Feedback(nb::handle object, size_t dim) : is_there_(!object.is_none()) {
+    if (!is_there_)
+        return;
+    values_ = Array(object, "feedback", "uint16", 1);
+    const size_t count = mp_feedback_size(dim);
+    require_length(values_, "feedback", count, "a value for each pair of dimensions");
+    for (size_t i = 0; i < count; i++) {
+        if ((data()[i] & 0x7F80) == 0x7F80)
+            fail("`feedback` must be finite, got an infinity or NaN at " + std::to_string(i) + ": compute it anew");
+    }
+}
+
 Items::Items(nb::handle codes_object, nb::handle norms_object, nb::handle scale, nb::handle offset, const char *metric,
              int bits, const char *level)
     : codes(codes_object, "codes", "uint8", 2), quantization(scale, offset, dim_of(codes, scale, checked_bits(bits))),
@@ -220,6 +232,14 @@ void Residuals::attach(mp_items &items, nb::handle codes_object, nb::handle norm
     codes = std::move(new_codes);
     norms = std::move(new_norms);
     items.residuals = {codes.as<uint8_t>(), norms.as<float>(), checked};
+}
+
+void Originals::attach(mp_items &items, nb::handle vectors_object) {
+    Array fresh = finite_array(vectors_object, "vectors", 2);
+    require_length(fresh, "vectors", items.n, "the number of codes");
+    require_columns(fresh, "vectors", items.dim);
+    vectors = std::move(fresh);
+    items.originals = vectors.as<float>();
 }
 
 const mp_kernels *find_kernels(const char *level) {

@@ -6,6 +6,7 @@
 #include <string>
 
 extern "C" {
+#include "mp/feedback.h"
 #include "mp/items.h"
 #include "mp/status.h"
 }
@@ -18,7 +19,7 @@ namespace mp {
 class Array {
   public:
     Array() = default;
-    // `type` is numpy's name of the element type: uint8, int8, uint32, int32, uint64, int64, float32 or bool.
+    // `type` is numpy's name of the element type: uint8, int8, uint16, uint32, int32, uint64, int64, float32 or bool.
     Array(nb::handle object, const char *name, const char *type, int ndim);
     Array(Array &&other) noexcept;
     Array &operator=(Array &&other) noexcept;
@@ -50,6 +51,20 @@ struct Quantization {
     Quantization(nb::handle scale, nb::handle offset, size_t dim);
 };
 
+// How rounding makes up for what it loses (feedback.h), if it does.
+class Feedback {
+  public:
+    Feedback() = default;
+    Feedback(nb::handle object, size_t dim); // None: it does not
+    const uint16_t *data() const {
+        return is_there_ ? values_.as<uint16_t>() : nullptr;
+    }
+
+  private:
+    Array values_;
+    bool is_there_ = false;
+};
+
 // The arguments that every searcher has. `items` points into the arrays that this holds.
 struct Items {
     Array codes, norms;
@@ -67,6 +82,13 @@ struct Residuals {
     Array codes, norms;
     // Checks that the arrays fit `items` and makes `items` read them.
     void attach(mp_items &items, nb::handle codes, nb::handle norms, float range);
+};
+
+// The vectors that some items were encoded from, kept alive.
+struct Originals {
+    Array vectors;
+    // Checks that they fit `items` and makes `items` read them.
+    void attach(mp_items &items, nb::handle vectors);
 };
 
 // Kernels by name; "auto" is the best that the machine has or what MP_SIMD_LEVEL says.

@@ -15,7 +15,8 @@ namespace {
 class HnswGraph {
   public:
     HnswGraph(int64_t dim, int64_t capacity, nb::handle scale, nb::handle offset, const char *metric, int64_t max_m,
-              int64_t ef_construction, uint64_t seed, int bits, float span, const char *level) {
+              int64_t ef_construction, uint64_t seed, int bits, float span, nb::handle feedback, bool keep_originals,
+              const char *level) {
         const size_t checked = checked_dim(static_cast<size_t>(std::max<int64_t>(dim, 0)));
         const Quantization by(scale, offset, checked);
         check_capacity(capacity);
@@ -23,12 +24,17 @@ class HnswGraph {
         in_range(ef_construction, 1, MP_MAX_ITEMS, "ef_construction", "the breadth of the search that finds links");
         if (span != 0)
             checked_range(span);
+        if (span != 0 && keep_originals)
+            throw nb::value_error("`span` must be 0 with keep_originals: there is nothing left over to rescore by");
+        feedback_ = Feedback(feedback, checked);
         const mp_hnsw_settings settings = {checked,
                                            static_cast<size_t>(capacity),
                                            checked_bits(bits),
                                            span,
+                                           keep_originals,
                                            by.scale.as<float>(),
                                            by.offset.as<float>(),
+                                           feedback_.data(),
                                            metric_of(metric, true),
                                            find_kernels(level),
                                            static_cast<size_t>(max_m),
@@ -39,6 +45,7 @@ class HnswGraph {
         max_m_ = static_cast<size_t>(max_m);
         code_bytes_ = bits == 4 ? (checked + 1) / 2 : checked;
         has_residuals_ = span != 0;
+        has_originals_ = keep_originals;
     }
     ~HnswGraph() {
         mp_hnsw_free(hnsw_);
@@ -131,11 +138,24 @@ class HnswGraph {
         }
         return result;
     }
+    nb::object originals(nb::handle ids_object) {
+        const Array ids(ids_object, "ids", "int64", 1);
+        if (!has_originals_)
+            return nb::none();
+        nb::object result = empty_array(nb::make_tuple(ids.shape(0), dim_), "float32");
+        Array out(result, "result", "float32", 2);
+        const View view(hnsw_);
+        for (size_t i = 0; i < ids.shape(0); i++) {
+            const size_t id = checked_id(ids.as<int64_t>()[i]);
+            std::copy_n(view.view.graph.items.originals + id * dim_, dim_, out.as_writable<float>() + i * dim_);
+        }
+        return result;
+    }
     void fill(nb::handle codes_object, nb::handle residuals_object, nb::handle level0_object, nb::handle levels_object,
-              nb::handle lists_object, int64_t entry_point, int64_t max_level) {
+              nb::handle lists_object, int64_t entry_point, int64_t max_level, nb::handle originals_object) {
         const Array codes(codes_object, "codes", "uint8", 2), level0(level0_object, "level0", "uint32", 2);
         const Array levels(levels_object, "element_levels", "int32", 1), lists(lists_object, "link_lists", "uint32", 1);
-        Array residuals;
+        Array residuals, originals;
         const size_t n = codes.shape(0);
         require_columns(codes, "codes", code_bytes_);
         require_length(level0, "level0", n, "the number of codes");
@@ -148,8 +168,16 @@ class HnswGraph {
             require_length(residuals, "residuals", n, "the number of codes");
             require_columns(residuals, "residuals", dim_);
         }
+        if (has_originals_ == originals_object.is_none())
+            throw nb::value_error("`originals` must be given if the graph keeps them, and only then");
+        if (has_originals_) {
+            originals = finite_array(originals_object, "originals", 2);
+            require_length(originals, "originals", n, "the number of codes");
+            require_columns(originals, "originals", dim_);
+        }
         const mp_hnsw_arrays arrays = {codes.as<uint8_t>(),
                                        residuals.as<uint8_t>(),
+                                       originals.as<float>(),
                                        level0.as<uint32_t>(),
                                        levels.as<int32_t>(),
                                        lists.as<uint32_t>(),
@@ -169,22 +197,27 @@ class HnswGraph {
         const size_t n = count();
         nb::object codes = empty_array(nb::make_tuple(n, code_bytes_), "uint8");
         nb::object residuals = has_residuals_ ? empty_array(nb::make_tuple(n, dim_), "uint8") : nb::none();
+        nb::object originals = has_originals_ ? empty_array(nb::make_tuple(n, dim_), "float32") : nb::none();
         nb::object level0 = empty_array(nb::make_tuple(n, 1 + 2 * max_m_), "uint32");
         nb::object levels = empty_array(nb::int_(n), "int32");
         nb::object lists = empty_array(nb::int_(mp_hnsw_link_lists_size(hnsw_)), "uint32");
         {
-            Array codes_out(codes, "codes", "uint8", 2), level0_out(level0, "level0", "uint32", 2), residuals_out;
+            Array codes_out(codes, "codes", "uint8", 2), level0_out(level0, "level0", "uint32", 2), residuals_out,
+                originals_out;
             Array levels_out(levels, "element_levels", "int32", 1), lists_out(lists, "link_lists", "uint32", 1);
             if (has_residuals_)
                 residuals_out = Array(residuals, "residuals", "uint8", 2);
-            const mp_hnsw_copy copy = {codes_out.as_writable<uint8_t>(), residuals_out.as_writable<uint8_t>(),
-                                       level0_out.as_writable<uint32_t>(), lists_out.as_writable<uint32_t>(),
-                                       levels_out.as_writable<int32_t>()};
+            if (has_originals_)
+                originals_out = Array(originals, "originals", "float32", 2);
+            const mp_hnsw_copy copy = {codes_out.as_writable<uint8_t>(),   residuals_out.as_writable<uint8_t>(),
+                                       originals_out.as_writable<float>(), level0_out.as_writable<uint32_t>(),
+                                       lists_out.as_writable<uint32_t>(),  levels_out.as_writable<int32_t>()};
             mp_hnsw_copy_out(hnsw_, &copy);
         }
         nb::dict result;
         result["codes"] = codes;
         result["residuals"] = residuals;
+        result["originals"] = originals;
         result["level0"] = level0;
         result["element_levels"] = levels;
         result["link_lists"] = lists;
@@ -260,8 +293,9 @@ class HnswGraph {
     };
 
     mp_hnsw *hnsw_ = nullptr;
+    Feedback feedback_; // the graph reads it
     size_t dim_ = 0, max_m_ = 0, code_bytes_ = 0;
-    bool has_residuals_ = false;
+    bool has_residuals_ = false, has_originals_ = false;
 
     void mark(nb::handle ids_object, bool is_deleted) {
         const Array ids(ids_object, "ids", "int64", 1);
@@ -285,13 +319,14 @@ class HnswGraph {
 void bind_hnsw(nb::module_ &module) {
     nb::class_<HnswGraph>(module, "HnswGraph", "An HNSW graph over codes that grows while it is searched.")
         .def(nb::init<int64_t, int64_t, nb::handle, nb::handle, const char *, int64_t, int64_t, uint64_t, int, float,
-                      const char *>(),
+                      nb::handle, bool, const char *>(),
              nb::arg("dim"), nb::arg("capacity"), nb::arg("scale"), nb::arg("offset"), nb::arg("metric"), nb::kw_only(),
              nb::arg("max_m") = 16, nb::arg("ef_construction") = 200, nb::arg("seed") = 100, nb::arg("bits") = 8,
-             nb::arg("span") = 0.0f, nb::arg("level") = "auto")
+             nb::arg("span") = 0.0f, nb::arg("feedback").none() = nb::none(), nb::arg("keep_originals") = false,
+             nb::arg("level") = "auto")
         .def("fill", &HnswGraph::fill, nb::arg("codes"), nb::arg("residuals").none(), nb::arg("level0"),
              nb::arg("element_levels"), nb::arg("link_lists"), nb::arg("entry_point"), nb::arg("max_level"),
-             "Put the nodes of an existing graph into this empty one.")
+             nb::arg("originals").none() = nb::none(), "Put the nodes of an existing graph into this empty one.")
         .def("arrays", &HnswGraph::arrays, "Return the graph as fill() takes it.")
         .def("add", &HnswGraph::add, nb::arg("vectors"), nb::kw_only(), nb::arg("replace_deleted") = false,
              nb::arg("num_threads") = 0, "Add vectors and return their ids, which go on from the last.")
@@ -307,6 +342,7 @@ void bind_hnsw(nb::module_ &module) {
         .def("resize", &HnswGraph::resize, nb::arg("capacity"), "Make room for `capacity` nodes.")
         .def("codes", &HnswGraph::codes, nb::arg("ids"), "Return the codes of some nodes, (len(ids), d).")
         .def("residuals", &HnswGraph::residuals, nb::arg("ids"), "Return the second level of some nodes, or None.")
+        .def("originals", &HnswGraph::originals, nb::arg("ids"), "Return the vectors of some nodes, or None.")
         .def("level_of", &HnswGraph::level_of, nb::arg("node"), "Return the highest level that a node is in.")
         .def("links", &HnswGraph::links, nb::arg("node"), nb::arg("level"), "Return the ids that a node links to.")
         .def_prop_ro("entry_point", &HnswGraph::entry_point, "The node that searches begin at, -1 if there is none.")

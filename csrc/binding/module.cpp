@@ -50,13 +50,17 @@ std::vector<std::string> simd_levels() {
     return names;
 }
 
-// All products of `codes` with one query, by four where there are four. `padded` is in the kernels' order.
-nb::object all_dots(const Array &codes, const mp_kernels *kernels, const int8_t *padded, size_t dim) {
+// All products of `codes` with one query: as a run, or by four where there are four. `padded` is in the kernels' order.
+nb::object all_dots(const Array &codes, const mp_kernels *kernels, const int8_t *padded, size_t dim, bool run) {
     const size_t n = codes.shape(0), size = codes.shape(1);
     nb::object result = empty_array(nb::int_(n), "int32");
     Array out(result, "result", "int32", 1);
     nb::gil_scoped_release release;
     size_t i = 0;
+    if (run) {
+        kernels->run(codes.as<uint8_t>(), size, n, padded, dim, out.as_writable<int32_t>());
+        i = n;
+    }
     for (const uint8_t *code = codes.as<uint8_t>(); i + 4 <= n; i += 4, code += 4 * size) {
         const uint8_t *const four[4] = {code, code + size, code + 2 * size, code + 3 * size};
         kernels->dot4(four, padded, dim, out.as_writable<int32_t>() + i);
@@ -66,36 +70,44 @@ nb::object all_dots(const Array &codes, const mp_kernels *kernels, const int8_t 
     return result;
 }
 
-nb::object dot_u8s8(nb::handle codes_object, nb::handle query_object, const char *level) {
+nb::object dot_u8s8(nb::handle codes_object, nb::handle query_object, const char *level, bool run) {
     const Array codes(codes_object, "codes", "uint8", 2), query(query_object, "query", "int8", 1);
     const size_t dim = checked_dim(codes.shape(1));
     require_length(query, "query", dim, "the dimension of the codes");
     const QueryBuffer padded(dim);
     std::memset(padded.query.high, 0, mp_query_bytes(dim));
     std::memcpy(padded.query.high, query.as<int8_t>(), dim);
-    return all_dots(codes, find_kernels(level), padded.query.high, dim);
+    return all_dots(codes, find_kernels(level), padded.query.high, dim, run);
 }
 
-nb::object dot_u4s8(nb::handle codes_object, nb::handle query_object, const char *level) {
+nb::object dot_u4s8(nb::handle codes_object, nb::handle query_object, const char *level, bool run) {
     const Array codes(codes_object, "codes", "uint8", 2), query(query_object, "query", "int8", 1);
     const size_t dim = checked_dim(query.shape(0));
     if (codes.shape(1) != (dim + 1) / 2)
         throw nb::value_error("`codes` must have a column for two dimensions of `query`: pass packed 4-bit codes");
     const QueryBuffer padded(dim);
     mp_split_planes(query.as<int8_t>(), dim, padded.query.high);
-    return all_dots(codes, find_kernels(level)->u4, padded.query.high, dim);
+    return all_dots(codes, find_kernels(level)->u4, padded.query.high, dim, run);
 }
 
-nb::object encode(nb::handle vectors_object, nb::handle scale, nb::handle offset, int bits) {
+nb::object encode(nb::handle vectors_object, nb::handle scale, nb::handle offset, int bits, nb::handle feedback,
+                  const char *level) {
     const Array vectors = finite_array(vectors_object, "vectors", 2);
     const size_t n = vectors.shape(0), dim = checked_dim(vectors.shape(1));
     const Quantization by(scale, offset, dim);
+    const Feedback factors(feedback, dim);
     const bool packed = checked_bits(bits) == 4;
+    const mp_feedback fed = {factors.data(),   by.scale.as<float>(), by.offset.as<float>(), dim,
+                             packed ? 4u : 8u, find_kernels(level)};
     nb::object result = empty_array(nb::make_tuple(n, packed ? (dim + 1) / 2 : dim), "uint8");
     Array codes(result, "result", "uint8", 2);
+    std::vector<float> rests(fed.factors ? MP_FED_ROWS * dim : 0);
     nb::gil_scoped_release release;
-    (packed ? mp_encode4 : mp_encode)(vectors.as<float>(), n, dim, by.scale.as<float>(), by.offset.as<float>(),
-                                      codes.as_writable<uint8_t>());
+    if (fed.factors)
+        mp_encode_with_feedback(&fed, vectors.as<float>(), n, rests.data(), codes.as_writable<uint8_t>());
+    else
+        (packed ? mp_encode4 : mp_encode)(vectors.as<float>(), n, dim, fed.scale, fed.offset,
+                                          codes.as_writable<uint8_t>());
     return result;
 }
 
@@ -203,10 +215,11 @@ NB_MODULE(_core, module) {
     module.def("simd_level", &mp::simd_level, "Return the level in use.");
     module.def("simd_levels", &mp::simd_levels, "Return every level that this machine runs, slowest first.");
     module.def("dot_u8s8", &mp::dot_u8s8, nb::arg("codes"), nb::arg("query"), nb::arg("level") = "auto",
-               "Return the n integer dot products of codes (n, d) with one query (d,).");
+               nb::arg("run") = false, "Return the n integer dot products of codes (n, d) with one query (d,).");
     module.def("dot_u4s8", &mp::dot_u4s8, nb::arg("codes"), nb::arg("query"), nb::arg("level") = "auto",
-               "Return the n integer dot products of packed 4-bit codes with one query (d,).");
+               nb::arg("run") = false, "Return the n integer dot products of packed 4-bit codes with one query (d,).");
     module.def("encode", &mp::encode, nb::arg("vectors"), nb::arg("scale"), nb::arg("offset"), nb::arg("bits") = 8,
+               nb::arg("feedback").none() = nb::none(), nb::arg("level") = "auto",
                "Return codes: round((x - offset) / scale) clamped to 0..255 or 0..15; 0 where scale is 0.");
     module.def("decode", &mp::decode, nb::arg("codes"), nb::arg("scale"), nb::arg("offset"), nb::arg("bits") = 8,
                "Return offset + scale * code, (n, d).");

@@ -31,6 +31,9 @@ class FlatSearcher {
     void add_residuals(nb::handle residuals, nb::handle norms, float range) {
         residuals_.attach(items_.items, residuals, norms, range);
     }
+    void add_originals(nb::handle vectors) {
+        originals_.attach(items_.items, vectors);
+    }
     nb::tuple search(nb::handle queries, int64_t k, int num_threads, nb::handle id_filter) {
         Filter by(id_filter, Ids::positions, items_.items.n);
         return search_with(queries, k, items_.items.dim, by,
@@ -47,6 +50,7 @@ class FlatSearcher {
   private:
     Items items_;
     Residuals residuals_;
+    Originals originals_;
     Scratches scratches_;
 };
 
@@ -65,6 +69,9 @@ class LinkedGraphSearcher {
     void add_residuals(nb::handle residuals, nb::handle norms, float range) {
         residuals_.attach(graph_.items, residuals, norms, range);
     }
+    void add_originals(nb::handle vectors) {
+        originals_.attach(graph_.items, vectors);
+    }
     nb::tuple search(nb::handle queries, int64_t k, int64_t ef, int num_threads, nb::handle id_filter) {
         at_least_one(ef, "ef", "the number of candidates to keep, k or more");
         Filter by(id_filter, Ids::positions, graph_.items.n);
@@ -81,6 +88,7 @@ class LinkedGraphSearcher {
   private:
     Items items_;
     Residuals residuals_;
+    Originals originals_;
     Scratches scratches_;
     Array offsets_, neighbors_, cum_;
     mp_graph graph_ = {};
@@ -126,6 +134,9 @@ class ForestSearcher {
     void add_residuals(nb::handle residuals, nb::handle norms, float range) {
         residuals_.attach(forest_.items, residuals, norms, range);
     }
+    void add_originals(nb::handle vectors) {
+        originals_.attach(forest_.items, vectors);
+    }
     nb::tuple search(nb::handle queries, int64_t k, int64_t search_k, int num_threads, nb::handle id_filter) {
         at_least_one(search_k, "search_k", "the number of items to look at");
         Filter by(id_filter, Ids::positions, items_.items.n);
@@ -140,15 +151,18 @@ class ForestSearcher {
   private:
     Items items_;
     Residuals residuals_;
+    Originals originals_;
     Scratches scratches_;
     Array plane_codes_, plane_scale_, plane_bias_, children_, leaf_offsets_, leaf_items_, roots_;
     mp_forest forest_ = {};
 };
 
-// Gives a searcher class the method that all of them have.
-template <class Searcher> void bind_residuals(nb::class_<Searcher> &searcher) {
+// Gives a searcher class the methods that all of them have.
+template <class Searcher> void bind_second_level(nb::class_<Searcher> &searcher) {
     searcher.def("add_residuals", &Searcher::add_residuals, nb::arg("residuals"), nb::arg("norms").none(),
                  nb::arg("span"), "Rescore with a second level from now on; to be called before the first search.");
+    searcher.def("add_originals", &Searcher::add_originals, nb::arg("vectors"),
+                 "Rescore by the vectors themselves from now on; to be called before the first search.");
 }
 
 // The same for those that score every code in a range search.
@@ -162,7 +176,7 @@ template <class Searcher> void bind_range_search(nb::class_<Searcher> &searcher)
 
 void bind_searchers(nb::module_ &module) {
     nb::class_<FlatSearcher> flat(module, "FlatSearcher", "Exhaustive search over contiguous codes.");
-    bind_residuals(flat);
+    bind_second_level(flat);
     flat.def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, const char *, int, const char *>(),
              nb::arg("codes"), nb::arg("norms").none(), nb::arg("scale"), nb::arg("offset"), nb::arg("metric"),
              nb::kw_only(), nb::arg("bits") = 8, nb::arg("level") = "auto")
@@ -173,7 +187,7 @@ void bind_searchers(nb::module_ &module) {
 
     nb::class_<LinkedGraphSearcher> graph(module, "LinkedGraphSearcher",
                                           "HNSW search over a graph in FAISS' layout, read where it lies.");
-    bind_residuals(graph);
+    bind_second_level(graph);
     graph
         .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, int64_t, int64_t, nb::handle,
                       nb::handle, const char *, int, const char *>(),
@@ -186,7 +200,7 @@ void bind_searchers(nb::module_ &module) {
     bind_range_search(graph);
 
     nb::class_<ForestSearcher> forest(module, "ForestSearcher", "Annoy's search over a forest of split planes.");
-    bind_residuals(forest);
+    bind_second_level(forest);
     forest
         .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle,
                       nb::handle, nb::handle, nb::handle, const char *, int, const char *>(),

@@ -77,7 +77,9 @@ const struct mp_kernels mp_kernels_amx = {
     .level = "amx",
     .dot = mp_dot_u8s8_avx512vnni,
     .dot4 = mp_dot4_u8s8_avx512vnni,
+    .run = mp_run_u8s8_avx512vnni,
     .tile = mp_tile_u8s8_amx,
     .near = mp_near_avx512vnni,
+    .make_up = mp_make_up_avx512vnni,
     .u4 = &mp_kernels_avx512vnni_u4,
 };

@@ -46,8 +46,8 @@ static inline __m128i reduce4_(__m256i a, __m256i b, __m256i c, __m256i d) {
     return _mm_add_epi32(_mm256_castsi256_si128(abcd_i32x8), _mm256_extracti128_si256(abcd_i32x8, 1));
 }
 
-MP_KERNEL(avx2)
-static int32_t mp_dot_u8s8_avx2(const uint8_t *code, const int8_t *query, size_t dim) {
+/* The products of one code, not yet added up. */
+static inline __m256i multiply_row_(const uint8_t *code, const int8_t *query, size_t dim) {
     __m256i even_i32x8 = _mm256_setzero_si256(), odd_i32x8 = even_i32x8;
     size_t i = 0;
     for (; i + 32 <= dim; i += 32) {
@@ -60,7 +60,12 @@ static int32_t mp_dot_u8s8_avx2(const uint8_t *code, const int8_t *query, size_t
     }
     if (i < dim)
         odd_i32x8 = add_products_(odd_i32x8, load_code_tail_(code, dim, dim - i), load_query_tail_(query, dim));
-    const __m256i sum_i32x8 = _mm256_add_epi32(even_i32x8, odd_i32x8);
+    return _mm256_add_epi32(even_i32x8, odd_i32x8);
+}
+
+MP_KERNEL(avx2)
+static int32_t mp_dot_u8s8_avx2(const uint8_t *code, const int8_t *query, size_t dim) {
+    const __m256i sum_i32x8 = multiply_row_(code, query, dim);
     return _mm_cvtsi128_si32(reduce4_(sum_i32x8, sum_i32x8, sum_i32x8, sum_i32x8));
 }
 
@@ -81,6 +86,20 @@ static void mp_dot4_u8s8_avx2(const uint8_t *const codes[4], const int8_t *query
             sums_i32x8[c] = add_products_(sums_i32x8[c], load_code_tail_(codes[c], dim, dim - i), query_i16x16);
     }
     _mm_storeu_si128((__m128i *)(void *)dots, reduce4_(sums_i32x8[0], sums_i32x8[1], sums_i32x8[2], sums_i32x8[3]));
+}
+
+MP_KERNEL(avx2)
+static void mp_run_u8s8_avx2(const uint8_t *codes, size_t stride, size_t n, const int8_t *query, size_t dim,
+                             int32_t *dots) {
+    for (; n >= 4; n -= 4, codes += 4 * stride, dots += 4) {
+        const __m256i first_i32x8 = multiply_row_(codes, query, dim);
+        const __m256i second_i32x8 = multiply_row_(codes + stride, query, dim);
+        const __m256i third_i32x8 = multiply_row_(codes + 2 * stride, query, dim);
+        const __m256i fourth_i32x8 = multiply_row_(codes + 3 * stride, query, dim);
+        _mm_storeu_si128((__m128i *)(void *)dots, reduce4_(first_i32x8, second_i32x8, third_i32x8, fourth_i32x8));
+    }
+    for (size_t row = 0; row < n; row++)
+        dots[row] = mp_dot_u8s8_avx2(codes + row * stride, query, dim);
 }
 
 /* Lanes are queries, each as two int32 that are added up at the end: 16-bit products come in pairs. */
@@ -150,11 +169,28 @@ void mp_near_avx2(const int32_t *dots, size_t n_items, size_t n_groups, const fl
     }
 }
 
+MP_KERNEL(avx2)
+void mp_make_up_avx2(const float *errors, size_t n, const uint16_t *row, size_t count, float *rests, size_t stride) {
+    size_t j = 0;
+    for (; j + 8 <= count; j += 8) {
+        const __m128i halves_u16x8 = _mm_loadu_si128((const __m128i *)(const void *)(row + j));
+        const __m256 row_f32x8 = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves_u16x8), 16));
+        for (size_t r = 0; r < n; r++) {
+            float *rest = rests + r * stride + j;
+            const __m256 loss_f32x8 = _mm256_mul_ps(_mm256_set1_ps(errors[r]), row_f32x8);
+            _mm256_storeu_ps(rest, _mm256_sub_ps(_mm256_loadu_ps(rest), loss_f32x8));
+        }
+    }
+    mp_make_up_plainly(errors, n, row, j, count, rests, stride);
+}
+
 const struct mp_kernels mp_kernels_avx2 = {
     .level = "avx2",
     .dot = mp_dot_u8s8_avx2,
     .dot4 = mp_dot4_u8s8_avx2,
+    .run = mp_run_u8s8_avx2,
     .tile = mp_tile_u8s8_avx2,
     .near = mp_near_avx2,
+    .make_up = mp_make_up_avx2,
     .u4 = &mp_kernels_avx2_u4,
 };

@@ -39,8 +39,8 @@ static inline __m128i reduce4_(__m256i a, __m256i b, __m256i c, __m256i d) {
     return _mm_add_epi32(_mm256_castsi256_si128(abcd_i32x8), _mm256_extracti128_si256(abcd_i32x8, 1));
 }
 
-MP_KERNEL(avx2)
-static int32_t mp_dot_u4s8_avx2(const uint8_t *code, const int8_t *query, size_t dim) {
+/* The products of one code, not yet added up. */
+static inline __m256i multiply_row_(const uint8_t *code, const int8_t *query, size_t dim) {
     const size_t size = (dim + 1) / 2;
     const int8_t *odd = query + mp_plane_bytes(dim);
     __m256i sum_i32x8 = _mm256_setzero_si256();
@@ -52,6 +52,12 @@ static int32_t mp_dot_u4s8_avx2(const uint8_t *code, const int8_t *query, size_t
         sum_i32x8 =
             add_products_(sum_i32x8, load_code_tail_(code, size, size - i), load_(query + from), load_(odd + from));
     }
+    return sum_i32x8;
+}
+
+MP_KERNEL(avx2)
+static int32_t mp_dot_u4s8_avx2(const uint8_t *code, const int8_t *query, size_t dim) {
+    const __m256i sum_i32x8 = multiply_row_(code, query, dim);
     return _mm_cvtsi128_si32(reduce4_(sum_i32x8, sum_i32x8, sum_i32x8, sum_i32x8));
 }
 
@@ -79,8 +85,23 @@ static void mp_dot4_u4s8_avx2(const uint8_t *const codes[4], const int8_t *query
     _mm_storeu_si128((__m128i *)(void *)dots, reduce4_(sums_i32x8[0], sums_i32x8[1], sums_i32x8[2], sums_i32x8[3]));
 }
 
+MP_KERNEL(avx2)
+static void mp_run_u4s8_avx2(const uint8_t *codes, size_t stride, size_t n, const int8_t *query, size_t dim,
+                             int32_t *dots) {
+    for (; n >= 4; n -= 4, codes += 4 * stride, dots += 4) {
+        const __m256i first_i32x8 = multiply_row_(codes, query, dim);
+        const __m256i second_i32x8 = multiply_row_(codes + stride, query, dim);
+        const __m256i third_i32x8 = multiply_row_(codes + 2 * stride, query, dim);
+        const __m256i fourth_i32x8 = multiply_row_(codes + 3 * stride, query, dim);
+        _mm_storeu_si128((__m128i *)(void *)dots, reduce4_(first_i32x8, second_i32x8, third_i32x8, fourth_i32x8));
+    }
+    for (size_t row = 0; row < n; row++)
+        dots[row] = mp_dot_u4s8_avx2(codes + row * stride, query, dim);
+}
+
 const struct mp_kernels mp_kernels_avx2_u4 = {
     .level = "avx2",
     .dot = mp_dot_u4s8_avx2,
     .dot4 = mp_dot4_u4s8_avx2,
+    .run = mp_run_u4s8_avx2,
 };

@@ -1,13 +1,7 @@
 /* AVX-512 VNNI: vpdpbusd adds four u8 x s8 products to an int32 lane without saturation, so codes and queries are used
  * as they are. Zero-masked loads make tails exact without touching a byte behind the code. */
+#include "avx512.h"
 #include "shared.h"
-#include "tile.h"
-
-#include <immintrin.h>
-
-static inline __mmask64 tail_mask_(size_t bytes) {
-    return ~0ULL >> (64 - bytes); /* bytes is in 1..63 */
-}
 
 MP_KERNEL(avx512vnni)
 int32_t mp_dot_u8s8_avx512vnni(const uint8_t *code, const int8_t *query, size_t dim) {
@@ -29,18 +23,6 @@ int32_t mp_dot_u8s8_avx512vnni(const uint8_t *code, const int8_t *query, size_t 
         odd_i32x16 = _mm512_dpbusd_epi32(odd_i32x16, code_u8x64, _mm512_load_si512(query + i));
     }
     return _mm512_reduce_add_epi32(_mm512_add_epi32(even_i32x16, odd_i32x16));
-}
-
-static inline __m256i fold_half_(__m512i sum_i32x16) {
-    return _mm256_add_epi32(_mm512_castsi512_si256(sum_i32x16), _mm512_extracti64x4_epi64(sum_i32x16, 1));
-}
-
-/* The sums of four accumulators, in order: two levels of pairwise additions serve all four at once. */
-static inline __m128i reduce4_(__m512i a, __m512i b, __m512i c, __m512i d) {
-    const __m256i ab_i32x8 = _mm256_hadd_epi32(fold_half_(a), fold_half_(b));
-    const __m256i cd_i32x8 = _mm256_hadd_epi32(fold_half_(c), fold_half_(d));
-    const __m256i abcd_i32x8 = _mm256_hadd_epi32(ab_i32x8, cd_i32x8);
-    return _mm_add_epi32(_mm256_castsi256_si128(abcd_i32x8), _mm256_extracti128_si256(abcd_i32x8, 1));
 }
 
 MP_KERNEL(avx512vnni)
@@ -65,6 +47,34 @@ void mp_dot4_u8s8_avx512vnni(const uint8_t *const codes[4], const int8_t *query,
         sum3_i32x16 = _mm512_dpbusd_epi32(sum3_i32x16, _mm512_maskz_loadu_epi8(mask, code3 + i), query_s8x64);
     }
     _mm_storeu_si128((__m128i *)dots, reduce4_(sum0_i32x16, sum1_i32x16, sum2_i32x16, sum3_i32x16));
+}
+
+/* The products of one code, not yet added up. */
+MP_INLINE __m512i multiply_row_(const uint8_t *code, const int8_t *query, size_t whole, __mmask64 tail) {
+    __m512i sum_i32x16 = _mm512_setzero_si512();
+    for (size_t i = 0; i < whole; i += 64)
+        sum_i32x16 = _mm512_dpbusd_epi32(sum_i32x16, _mm512_loadu_si512(code + i), _mm512_load_si512(query + i));
+    if (tail) {
+        const __m512i code_u8x64 = _mm512_maskz_loadu_epi8(tail, code + whole);
+        sum_i32x16 = _mm512_dpbusd_epi32(sum_i32x16, code_u8x64, _mm512_load_si512(query + whole));
+    }
+    return sum_i32x16;
+}
+
+MP_KERNEL(avx512vnni)
+void mp_run_u8s8_avx512vnni(const uint8_t *codes, size_t stride, size_t n, const int8_t *query, size_t dim,
+                            int32_t *dots) {
+    const size_t whole = dim / 64 * 64;
+    const __mmask64 tail = dim > whole ? tail_mask_(dim - whole) : 0;
+    for (; n >= 16; n -= 16, codes += 16 * stride, dots += 16) {
+        __m512i rows_i32x16[16];
+        MP_UNROLL
+        for (int row = 0; row < 16; row++)
+            rows_i32x16[row] = multiply_row_(codes + (size_t)row * stride, query, whole, tail);
+        _mm512_storeu_si512(dots, reduce16_(rows_i32x16));
+    }
+    for (size_t row = 0; row < n; row++)
+        dots[row] = _mm512_reduce_add_epi32(multiply_row_(codes + row * stride, query, whole, tail));
 }
 
 MP_INLINE void add_products_(mp_i32x16 *sums_i32x16, const uint8_t *const *codes, size_t at, const int8_t *lanes,
@@ -143,11 +153,28 @@ void mp_near_avx512vnni(const int32_t *dots, size_t n_items, size_t n_groups, co
     }
 }
 
+MP_KERNEL(avx512vnni)
+void mp_make_up_avx512vnni(const float *errors, size_t n, const uint16_t *row, size_t count, float *rests,
+                           size_t stride) {
+    for (size_t j = 0; j < count; j += 16) {
+        const __mmask16 mask = count - j < 16 ? (__mmask16)((1u << (count - j)) - 1) : (__mmask16)0xFFFF;
+        const __m256i halves_u16x16 = _mm256_maskz_loadu_epi16(mask, row + j);
+        const __m512 row_f32x16 = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves_u16x16), 16));
+        for (size_t r = 0; r < n; r++) {
+            float *rest = rests + r * stride + j;
+            const __m512 loss_f32x16 = _mm512_mul_ps(_mm512_set1_ps(errors[r]), row_f32x16);
+            _mm512_mask_storeu_ps(rest, mask, _mm512_sub_ps(_mm512_maskz_loadu_ps(mask, rest), loss_f32x16));
+        }
+    }
+}
+
 const struct mp_kernels mp_kernels_avx512vnni = {
     .level = "avx512vnni",
     .dot = mp_dot_u8s8_avx512vnni,
     .dot4 = mp_dot4_u8s8_avx512vnni,
+    .run = mp_run_u8s8_avx512vnni,
     .tile = mp_tile_u8s8_avx512vnni,
     .near = mp_near_avx512vnni,
+    .make_up = mp_make_up_avx512vnni,
     .u4 = &mp_kernels_avx512vnni_u4,
 };

@@ -42,8 +42,8 @@ static inline __m128i reduce4_(__m256i a, __m256i b, __m256i c, __m256i d) {
     return _mm_add_epi32(_mm256_castsi256_si128(abcd_i32x8), _mm256_extracti128_si256(abcd_i32x8, 1));
 }
 
-MP_KERNEL(avxvnni)
-static int32_t mp_dot_u8s8_avxvnni(const uint8_t *code, const int8_t *query, size_t dim) {
+/* The products of one code, not yet added up. */
+static inline __m256i multiply_row_(const uint8_t *code, const int8_t *query, size_t dim) {
     __m256i even_i32x8 = _mm256_setzero_si256(), odd_i32x8 = even_i32x8;
     size_t i = 0;
     for (; i + 64 <= dim; i += 64) {
@@ -57,7 +57,12 @@ static int32_t mp_dot_u8s8_avxvnni(const uint8_t *code, const int8_t *query, siz
     if (i < dim)
         odd_i32x8 =
             _mm256_dpbusd_avx_epi32(odd_i32x8, load_code_tail_(code, dim, dim - i), load_query_tail_(query, dim));
-    const __m256i sum_i32x8 = _mm256_add_epi32(even_i32x8, odd_i32x8);
+    return _mm256_add_epi32(even_i32x8, odd_i32x8);
+}
+
+MP_KERNEL(avxvnni)
+static int32_t mp_dot_u8s8_avxvnni(const uint8_t *code, const int8_t *query, size_t dim) {
+    const __m256i sum_i32x8 = multiply_row_(code, query, dim);
     return _mm_cvtsi128_si32(reduce4_(sum_i32x8, sum_i32x8, sum_i32x8, sum_i32x8));
 }
 
@@ -80,6 +85,20 @@ static void mp_dot4_u8s8_avxvnni(const uint8_t *const codes[4], const int8_t *qu
         }
     }
     _mm_storeu_si128((__m128i *)(void *)dots, reduce4_(sums_i32x8[0], sums_i32x8[1], sums_i32x8[2], sums_i32x8[3]));
+}
+
+MP_KERNEL(avxvnni)
+static void mp_run_u8s8_avxvnni(const uint8_t *codes, size_t stride, size_t n, const int8_t *query, size_t dim,
+                                int32_t *dots) {
+    for (; n >= 4; n -= 4, codes += 4 * stride, dots += 4) {
+        const __m256i first_i32x8 = multiply_row_(codes, query, dim);
+        const __m256i second_i32x8 = multiply_row_(codes + stride, query, dim);
+        const __m256i third_i32x8 = multiply_row_(codes + 2 * stride, query, dim);
+        const __m256i fourth_i32x8 = multiply_row_(codes + 3 * stride, query, dim);
+        _mm_storeu_si128((__m128i *)(void *)dots, reduce4_(first_i32x8, second_i32x8, third_i32x8, fourth_i32x8));
+    }
+    for (size_t row = 0; row < n; row++)
+        dots[row] = mp_dot_u8s8_avxvnni(codes + row * stride, query, dim);
 }
 
 MP_INLINE void add_lanes_(mp_i32x8 *sums_i32x8, const uint8_t *const *codes, size_t at, const int8_t *lanes) {
@@ -122,7 +141,9 @@ const struct mp_kernels mp_kernels_avxvnni = {
     .level = "avxvnni",
     .dot = mp_dot_u8s8_avxvnni,
     .dot4 = mp_dot4_u8s8_avxvnni,
+    .run = mp_run_u8s8_avxvnni,
     .tile = mp_tile_u8s8_avxvnni,
     .near = mp_near_avx2,
+    .make_up = mp_make_up_avx2,
     .u4 = &mp_kernels_avxvnni_u4,
 };

@@ -73,6 +73,12 @@ static void mp_dot4_u8s8_neondot(const uint8_t *const codes[4], const int8_t *qu
         dots[c] = vaddvq_s32(sums_i32x4[c]) + 128 * vaddvq_s32(values_i32x4);
 }
 
+MP_KERNEL(neondot)
+static void mp_run_u8s8_neondot(const uint8_t *codes, size_t stride, size_t n, const int8_t *query, size_t dim,
+                                int32_t *dots) {
+    mp_run_by_four(mp_dot4_u8s8_neondot, mp_dot_u8s8_neondot, codes, stride, n, query, dim, dots);
+}
+
 /* 128 times the sum of each query's values, for all codes of a tile. */
 static inline void lane_sums_(const int8_t *lanes, size_t dim, int32x4_t sums_i32x4[4]) {
     const int8x16_t ones_s8x16 = vdupq_n_s8(1);
@@ -145,11 +151,26 @@ void mp_near_neondot(const int32_t *dots, size_t n_items, size_t n_groups, const
     }
 }
 
+MP_KERNEL(neondot)
+void mp_make_up_neondot(const float *errors, size_t n, const uint16_t *row, size_t count, float *rests, size_t stride) {
+    size_t j = 0;
+    for (; j + 4 <= count; j += 4) {
+        const float32x4_t row_f32x4 = vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(vld1_u16(row + j)), 16));
+        for (size_t r = 0; r < n; r++) {
+            float *rest = rests + r * stride + j;
+            vst1q_f32(rest, vsubq_f32(vld1q_f32(rest), vmulq_n_f32(row_f32x4, errors[r])));
+        }
+    }
+    mp_make_up_plainly(errors, n, row, j, count, rests, stride);
+}
+
 const struct mp_kernels mp_kernels_neondot = {
     .level = "neondot",
     .dot = mp_dot_u8s8_neondot,
     .dot4 = mp_dot4_u8s8_neondot,
+    .run = mp_run_u8s8_neondot,
     .tile = mp_tile_u8s8_neondot,
     .near = mp_near_neondot,
+    .make_up = mp_make_up_neondot,
     .u4 = &mp_kernels_neondot_u4,
 };

@@ -1,6 +1,6 @@
 /* NEON with dotprod, packed 4-bit codes: 0..15 is an int8 as well, so SDOT needs no shift of the codes, and i8mm's
  * USDOT would do no more. */
-#include "mp/kernels.h"
+#include "shared.h"
 
 #include <arm_neon.h>
 #include <string.h>
@@ -67,8 +67,15 @@ static void mp_dot4_u4s8_neondot(const uint8_t *const codes[4], const int8_t *qu
         dots[c] = vaddvq_s32(sums_i32x4[c]);
 }
 
+MP_KERNEL(neondot)
+static void mp_run_u4s8_neondot(const uint8_t *codes, size_t stride, size_t n, const int8_t *query, size_t dim,
+                                int32_t *dots) {
+    mp_run_by_four(mp_dot4_u4s8_neondot, mp_dot_u4s8_neondot, codes, stride, n, query, dim, dots);
+}
+
 const struct mp_kernels mp_kernels_neondot_u4 = {
     .level = "neondot",
     .dot = mp_dot_u4s8_neondot,
     .dot4 = mp_dot4_u4s8_neondot,
+    .run = mp_run_u4s8_neondot,
 };

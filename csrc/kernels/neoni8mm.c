@@ -62,6 +62,12 @@ static void mp_dot4_u8s8_neoni8mm(const uint8_t *const codes[4], const int8_t *q
         dots[c] = vaddvq_s32(sums_i32x4[c]);
 }
 
+MP_KERNEL(neoni8mm)
+static void mp_run_u8s8_neoni8mm(const uint8_t *codes, size_t stride, size_t n, const int8_t *query, size_t dim,
+                                 int32_t *dots) {
+    mp_run_by_four(mp_dot4_u8s8_neoni8mm, mp_dot_u8s8_neoni8mm, codes, stride, n, query, dim, dots);
+}
+
 MP_INLINE void add_lanes_(int32x4_t *sums_i32x4, const uint8_t *const *codes, size_t at, const int8_t *lanes) {
     uint8x16_t codes_u8x16[TILE_CODES];
     MP_UNROLL
@@ -103,7 +109,9 @@ const struct mp_kernels mp_kernels_neoni8mm = {
     .level = "neoni8mm",
     .dot = mp_dot_u8s8_neoni8mm,
     .dot4 = mp_dot4_u8s8_neoni8mm,
+    .run = mp_run_u8s8_neoni8mm,
     .tile = mp_tile_u8s8_neoni8mm,
     .near = mp_near_neondot,
+    .make_up = mp_make_up_neondot,
     .u4 = &mp_kernels_neondot_u4,
 };

@@ -1,6 +1,6 @@
 /* The reference that every other level must equal. CMake switches auto-vectorisation off for this file, so that
  * measuring against "serial" means what it says. */
-#include "mp/kernels.h"
+#include "shared.h"
 
 static int32_t mp_dot_u8s8_serial(const uint8_t *code, const int8_t *query, size_t dim) {
     int32_t dot = 0;
@@ -18,6 +18,11 @@ static void mp_dot4_u8s8_serial(const uint8_t *const codes[4], const int8_t *que
         dot3 += codes[3][i] * query[i];
     }
     dots[0] = dot0, dots[1] = dot1, dots[2] = dot2, dots[3] = dot3;
+}
+
+static void mp_run_u8s8_serial(const uint8_t *codes, size_t stride, size_t n, const int8_t *query, size_t dim,
+                               int32_t *dots) {
+    mp_run_by_four(mp_dot4_u8s8_serial, mp_dot_u8s8_serial, codes, stride, n, query, dim, dots);
 }
 
 static void mp_tile_u8s8_serial(const struct mp_tile *tile, int32_t *dots) {
@@ -46,6 +51,11 @@ static void mp_near_serial(const int32_t *dots, size_t n_items, size_t n_groups,
     }
 }
 
+static void mp_make_up_serial(const float *errors, size_t n, const uint16_t *row, size_t count, float *rests,
+                              size_t stride) {
+    mp_make_up_plainly(errors, n, row, 0, count, rests, stride);
+}
+
 static int32_t mp_dot_u4s8_serial(const uint8_t *code, const int8_t *query, size_t dim) {
     const int8_t *odd = query + mp_plane_bytes(dim);
     int32_t dot = 0;
@@ -59,17 +69,25 @@ static void mp_dot4_u4s8_serial(const uint8_t *const codes[4], const int8_t *que
         dots[c] = mp_dot_u4s8_serial(codes[c], query, dim);
 }
 
+static void mp_run_u4s8_serial(const uint8_t *codes, size_t stride, size_t n, const int8_t *query, size_t dim,
+                               int32_t *dots) {
+    mp_run_by_four(mp_dot4_u4s8_serial, mp_dot_u4s8_serial, codes, stride, n, query, dim, dots);
+}
+
 static const struct mp_kernels kernels_u4 = {
     .level = "serial",
     .dot = mp_dot_u4s8_serial,
     .dot4 = mp_dot4_u4s8_serial,
+    .run = mp_run_u4s8_serial,
 };
 
 const struct mp_kernels mp_kernels_serial = {
     .level = "serial",
     .dot = mp_dot_u8s8_serial,
     .dot4 = mp_dot4_u8s8_serial,
+    .run = mp_run_u8s8_serial,
     .tile = mp_tile_u8s8_serial,
     .near = mp_near_serial,
+    .make_up = mp_make_up_serial,
     .u4 = &kernels_u4,
 };

@@ -120,6 +120,7 @@ def oracle() -> SimpleNamespace:
         make_items=make_items,
         exact_distance=exact_distance,
         search_among=search_among,
+        order_key=order_key,
         recall=recall,
         clustered=clustered,
         lane_sum=lane_sum,

@@ -1,5 +1,6 @@
-/* Compares every level that runs here with serial: one code and four codes at the end of a page behind which nothing
- * may be read, and tiles. Prints the levels that it compared. For machines on which the Python tests don't run. */
+/* Compares every level that runs here with serial: one code, four codes and runs at the end of a page behind which
+ * nothing may be read, and tiles. Prints the levels that it compared. For machines on which the Python tests don't run.
+ */
 #include "mp/simd.h"
 
 #include <math.h>
@@ -15,6 +16,8 @@ static uint8_t next_byte(int extreme) {
     state = state * 1664525u + 1013904223u;
     return extreme ? (state >> 31 ? 255 : 128) : (uint8_t)(state >> 24);
 }
+
+#define RUN 21 /* codes: sixteen, four and one */
 
 static uint8_t *page_end(size_t room, size_t page) {
     uint8_t *memory = mmap(NULL, room + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -42,6 +45,18 @@ static void compare_dots(const struct mp_kernels *serial, const struct mp_kernel
     for (size_t c = 0; c < 4; c++) {
         if (kernels->dot(codes[c], query, dim) != wanted[c])
             fail(kernels, serial->tile ? "dot" : "dot of u4", dim);
+    }
+}
+
+static void compare_runs(const struct mp_kernels *serial, const struct mp_kernels *kernels, uint8_t *end,
+                         const int8_t *query, size_t dim) {
+    const size_t bytes = serial->tile ? dim : (dim + 1) / 2;
+    int32_t wanted[RUN], got[RUN];
+    for (size_t n = 1; n <= RUN; n += 4) {
+        serial->run(end - n * bytes, bytes, n, query, dim, wanted);
+        kernels->run(end - n * bytes, bytes, n, query, dim, got);
+        if (memcmp(wanted, got, n * sizeof *got) != 0)
+            fail(kernels, serial->tile ? "run" : "run of u4", dim);
     }
 }
 
@@ -103,19 +118,21 @@ static void compare_tiles(const struct mp_kernels *kernels, size_t dim, int extr
 
 static void compare(const struct mp_kernels *kernels, size_t dim, int extreme, size_t page) {
     const size_t query_bytes = mp_round_up(dim, MP_ALIGN);
-    const size_t room = mp_round_up(4 * dim, page);
+    const size_t room = mp_round_up(RUN * dim, page);
     uint8_t *end = page_end(room, page);
     int8_t *query = aligned_alloc(MP_ALIGN, query_bytes);
     int8_t *planes = aligned_alloc(MP_ALIGN, 2 * mp_plane_bytes(dim));
     memset(query, 0, query_bytes);
     for (size_t i = 0; i < dim; i++)
         query[i] = (int8_t)(extreme ? -128 : next_byte(0));
-    for (size_t i = 1; i <= 4 * dim; i++)
+    for (size_t i = 1; i <= RUN * dim; i++)
         end[-(ptrdiff_t)i] = next_byte(extreme);
     compare_dots(&mp_kernels_serial, kernels, end, query, dim);
+    compare_runs(&mp_kernels_serial, kernels, end, query, dim);
     for (size_t i = 0; i < 2 * mp_plane_bytes(dim); i++) /* zero behind each plane */
         planes[i] = i % mp_plane_bytes(dim) < dim / 2 ? query[i] : 0;
     compare_dots(mp_kernels_serial.u4, kernels->u4, end, planes, dim);
+    compare_runs(mp_kernels_serial.u4, kernels->u4, end, planes, dim);
     compare_tiles(kernels, dim, extreme, page);
     free(planes);
     free(query);

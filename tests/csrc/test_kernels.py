@@ -17,38 +17,42 @@ def expected(codes: np.ndarray, query: np.ndarray) -> np.ndarray:
     return codes.astype(np.int64) @ query.astype(np.int64)
 
 
-@pytest.mark.parametrize("n", [1, 3, 4, 9])  # one code at a time, four at a time, both
-def test_dot_equals_numpy(dim: int, level: str, n: int) -> None:
+@pytest.mark.parametrize("run", [False, True])
+@pytest.mark.parametrize("n", [1, 3, 4, 9, 35])  # one code at a time, four, sixteen, and what is left over
+def test_dot_equals_numpy(dim: int, level: str, n: int, run: bool) -> None:
     rng = np.random.default_rng(dim)
     codes = rng.integers(0, 256, (n, dim), dtype=np.uint8)
     query = rng.integers(-128, 128, dim, dtype=np.int8)
-    dots = _core.dot_u8s8(codes, query, level=level)
+    dots = _core.dot_u8s8(codes, query, level=level, run=run)
     assert dots.dtype == np.int32
     np.testing.assert_array_equal(dots, expected(codes, query))
 
 
+@pytest.mark.parametrize("run", [False, True])
 @pytest.mark.parametrize("value", [-128, 127])
-def test_dot_does_not_saturate(dim: int, level: str, value: int) -> None:
+def test_dot_does_not_saturate(dim: int, level: str, value: int, run: bool) -> None:
     """Catches maddubs: two products of 255 * 127 don't fit 16 bits."""
-    codes = np.full((5, dim), 255, np.uint8)
+    codes = np.full((21, dim), 255, np.uint8)
     query = np.full(dim, value, np.int8)
-    np.testing.assert_array_equal(_core.dot_u8s8(codes, query, level=level), expected(codes, query))
+    np.testing.assert_array_equal(_core.dot_u8s8(codes, query, level=level, run=run), expected(codes, query))
 
 
-def test_dot_fits_32_bits_at_the_largest_dimension(level: str) -> None:
-    codes = np.full((5, 65536), 255, np.uint8)
+@pytest.mark.parametrize("run", [False, True])
+def test_dot_fits_32_bits_at_the_largest_dimension(level: str, run: bool) -> None:
+    codes = np.full((21, 65536), 255, np.uint8)
     query = np.full(65536, -128, np.int8)
-    np.testing.assert_array_equal(_core.dot_u8s8(codes, query, level=level), expected(codes, query))
+    np.testing.assert_array_equal(_core.dot_u8s8(codes, query, level=level, run=run), expected(codes, query))
 
 
 @settings(deadline=None)
-@given(data=st.data(), dim=st.integers(1, 130), n=st.integers(0, 9))
+@given(data=st.data(), dim=st.integers(1, 130), n=st.integers(0, 40))
 def test_levels_agree(data: st.DataObject, dim: int, n: int) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     codes = rng.integers(0, 256, (n, dim), dtype=np.uint8)
     query = rng.integers(-128, 128, dim, dtype=np.int8)
     for level in _core.simd_levels():
-        np.testing.assert_array_equal(_core.dot_u8s8(codes, query, level=level), expected(codes, query))
+        for run in (False, True):
+            np.testing.assert_array_equal(_core.dot_u8s8(codes, query, level=level, run=run), expected(codes, query))
 
 
 GUARDED = """
@@ -76,7 +80,9 @@ for dim in dims:
         plain = rng.integers(0, 256, (n, dim), dtype=np.uint8)
         codes = at_the_end_of_a_page(plain)
         query = rng.integers(-128, 128, dim, dtype=np.int8)
-        assert (_core.dot_u8s8(codes, query, level=level) == plain.astype(int) @ query.astype(int)).all()
+        for run in (False, True):
+            dots = _core.dot_u8s8(codes, query, level=level, run=run)
+            assert (dots == plain.astype(int) @ query.astype(int)).all()
         ones, zeros = np.ones(dim, np.float32), np.zeros(dim, np.float32)
         queries = rng.standard_normal((13, dim)).astype(np.float32)
         flat = _core.FlatSearcher(codes, None, ones, zeros, "ip", level=level)

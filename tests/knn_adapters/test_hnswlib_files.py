@@ -181,7 +181,7 @@ def test_export_refuses(small, tmp_path, build):
     with pytest.raises(mp_plugins.ArgumentError, match="`index` must be wrapped"):
         knn_adapters.export(built(hnswlib, small), tmp_path / "plain")
     with pytest.raises(mp_plugins.UnsupportedError, match="not yet supported"):
-        knn_adapters.export(knn_adapters.wrap(build["annoy"](small)), tmp_path / "plain")
+        knn_adapters.export(knn_adapters.wrap(build["faiss"](small)), tmp_path / "plain")
     assert not list(tmp_path.iterdir())
 
 

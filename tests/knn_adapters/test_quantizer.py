@@ -144,9 +144,9 @@ def test_a_later_version_is_refused(tmp_path, small):
     path = tmp_path / "quantizer.npz"
     Quantizer().train(small).save(path)
     with np.load(path) as archive:
-        content = {name: archive[name] for name in archive.files} | {"version": np.array(3)}
+        content = {name: archive[name] for name in archive.files} | {"version": np.array(4)}
     np.savez(path, **content)
-    with pytest.raises(mp_plugins.ArgumentError, match="version 2 or earlier, got 3"):
+    with pytest.raises(mp_plugins.ArgumentError, match="version 3 or earlier, got 4"):
         Quantizer.load(path)
 
 

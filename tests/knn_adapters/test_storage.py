@@ -1,6 +1,8 @@
 """The file format: what goes in comes out, mapped; what is damaged is refused."""
 
 import json
+import mmap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,7 +51,32 @@ def test_sections_are_aligned_and_mapped(tmp_path):
     codes = storage.read(tmp_path / "index").arrays["codes"]
     while isinstance(codes.base, np.ndarray):
         codes = codes.base
-    assert isinstance(codes, np.memmap)
+    assert isinstance(codes.base.obj, mmap.mmap)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux' account of mappings")
+def test_the_whole_file_is_brought_into_memory_on_demand(tmp_path):
+    size = 1 << 24
+    storage.write(tmp_path / "index", "kind", {}, {"codes": np.zeros(size, np.uint8)})
+    resident = []
+    for populate in (False, True):
+        codes = storage.read(tmp_path / "index", populate=populate, unchecked={"codes"}).arrays["codes"]
+        mapping = Path("/proc/self/smaps").read_text().split(f"{tmp_path / 'index'}\n")[1]
+        resident.append(1024 * int(mapping.split("Rss:")[1].split()[0]))
+        assert not codes.any()
+        del codes
+    assert resident[0] < size / 2 < size <= resident[1]
+
+
+def test_checksums_that_are_not_asked_for_are_not_looked_at(tmp_path):
+    storage.write(tmp_path / "index", "kind", {}, ARRAYS)
+    content = bytearray((tmp_path / "index").read_bytes())
+    content[content.index(ARRAYS["codes"].tobytes()) + 30] ^= 1
+    (tmp_path / "index").write_bytes(content)
+    found = storage.read(tmp_path / "index", unchecked={"codes"}).arrays["codes"]
+    assert (found != ARRAYS["codes"]).sum() == 1
+    with pytest.raises(mp_plugins.ArgumentError, match="checksum of 'codes'"):
+        storage.read(tmp_path / "index", unchecked={"labels"})
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9, 0.999])

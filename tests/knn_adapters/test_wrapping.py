@@ -15,14 +15,7 @@ from knn_adapters.recall import exact_neighbours, recall_at_k
 
 SUPPORTED = {
     "hnswlib": set(public_methods(hnswlib.Index)),
-    "annoy": {
-        "get_nns_by_vector",
-        "get_nns_by_item",
-        "get_item_vector",
-        "get_distance",
-        "get_n_items",
-        "get_n_trees",
-    },
+    "annoy": set(public_methods(annoy.AnnoyIndex)),
 }
 CLASSES = [
     ("hnswlib", "l2", hnswlib.Index),
@@ -67,7 +60,6 @@ def test_other_objects_are_refused_with_what_is_supported(index):
     [
         ({"bits": 0}, ValueError, "`bits` must be 8 or 4, got 0"),
         ({"bits": True}, ValueError, "`bits` must be an integer, got True"),
-        ({"rescore": "original"}, NotImplementedError, "`rescore` of 'original' is not yet supported"),
         ({"rescore": "twice"}, ValueError, "`rescore` must be one of none, residual, original, got 'twice'"),
         ({"calibration": np.zeros((0, 24))}, ValueError, "`calibration` must be a matrix of at least one vector"),
         ({"calibration": np.zeros((5, 23))}, ValueError, "`calibration` must have dimension 24, got 23"),
@@ -79,6 +71,12 @@ def test_other_objects_are_refused_with_what_is_supported(index):
 def test_bad_options_are_named(build, small, library, options, error, message):
     with pytest.raises(error, match=message):
         knn_adapters.wrap(build[library](small), **options)
+
+
+@pytest.mark.parametrize("library", ["faiss", "annoy"])
+def test_original_vectors_are_kept_for_hnswlib_alone(build, small, library):
+    with pytest.raises(mp_plugins.UnsupportedError, match="`rescore` of 'original' is not yet supported"):
+        knn_adapters.wrap(build[library](small), rescore="original")
 
 
 @pytest.mark.parametrize("library", ["hnswlib", "faiss", "annoy"])

@@ -7,7 +7,8 @@
  * so that a hop touches neighbouring cache lines. Links of upper levels lie apart; few nodes have them.
  *
  * Levels above 0 are descended greedily; level 0 keeps the ef nearest in a sorted pool and expands the nearest that
- * is not expanded yet, until none is left. Both use the 8-bit query; the best of the pool are rescored with 16 bits.
+ * is not expanded yet, until none is left. Both use the 8-bit query; the best of the pool are rescored with 16 bits,
+ * or by the vectors. Where ef is near k the pool keeps up to as many more, which are rescored but not expanded.
  */
 #ifndef MP_GRAPH_H
 #define MP_GRAPH_H

@@ -2,8 +2,8 @@
  *
  * One record a node, code_stride bytes apart and 64-byte aligned, as in graph.h with one float more:
  *   code (padded to 4 bytes) | norm (float, l2 only) | self (float) | max_links0 link ids (int32, -1 behind)
- * `self` lies apart where it would cost each record another line. So does the second level, if there is one:
- * insertion looks at the first alone.
+ * `self` lies apart where it would cost each record another line. So does the second level, if there is one, and so do
+ * the vectors, if they are kept: insertion looks at the codes alone.
  *
  * Distances of a new vector to stored codes use its 8-bit query, as searches do. The heuristic that picks links needs
  * distances between stored codes. With h = 128 (8 bits) or 8 (4 bits), m = o + h s (the middle of the range),
@@ -39,7 +39,9 @@ struct mp_hnsw_settings {
     size_t dim, capacity;
     size_t bits;                 /* 8 or 4 */
     float range;                 /* of the second level, see residual.h; 0: there is none */
+    bool keeps_originals;        /* beside the codes, to rescore by; then there is no second level */
     const float *scale, *offset; /* copied */
+    const uint16_t *feedback;    /* borrowed, see feedback.h; NULL: values are rounded one by one */
     enum mp_metric metric;
     const struct mp_kernels *kernels;  /* for bytes */
     size_t max_links, ef_construction; /* M; level 0 has 2 M */
@@ -66,6 +68,7 @@ struct mp_status mp_hnsw_replace(struct mp_hnsw *hnsw, const float *vectors, siz
  * links), and in link_lists, for each node in order, element_levels[i] blocks of 1 + max_links (count, links). */
 struct mp_hnsw_arrays {
     const uint8_t *codes, *residuals; /* residuals NULL without a second level */
+    const float *originals;           /* NULL unless they are kept */
     const uint32_t *level0;
     const int32_t *element_levels;
     const uint32_t *link_lists;
@@ -83,6 +86,7 @@ void mp_hnsw_thaw(struct mp_hnsw *hnsw);
 /* Writes a frozen graph to arrays of the layout above. */
 struct mp_hnsw_copy {
     uint8_t *codes, *residuals;
+    float *originals;
     uint32_t *level0, *link_lists;
     int32_t *element_levels;
 };
@@ -112,7 +116,7 @@ size_t mp_hnsw_level(const struct mp_hnsw_view *view, size_t id);
 /* Writes up to max_links0 (level 0) or max_links ids and returns how many. */
 size_t mp_hnsw_links(const struct mp_hnsw_view *view, size_t id, size_t level, int32_t *links);
 
-/* Bytes of records and of everything else that grows with the capacity. */
+/* Bytes of records and of everything else that grows with the capacity, but for the vectors that are kept. */
 void mp_hnsw_nbytes(struct mp_hnsw *hnsw, size_t *codes, size_t *graph);
 
 #endif

@@ -9,7 +9,8 @@
  *   ip, cosine   key = -dot(c, high)
  * dot is exact in int32 and becomes a float here, exactly while |dot| <= 2^24 (d <= 514) and rounded above.
  * Rescoring computes the distance itself from the 16-bit query, in double, and from both levels of the items if they
- * have residuals (residual.h), which the keys don't see.
+ * have residuals (residual.h), which the keys don't see. Items that keep the vectors x themselves are rescored by those
+ * and the query as it is: |q - x|^2, <q, x> or <q, x> / |q| in double.
  */
 #ifndef MP_ITEMS_H
 #define MP_ITEMS_H
@@ -43,6 +44,7 @@ struct mp_items {
     const struct mp_kernels *kernels;      /* for these codes */
     const struct mp_kernels *byte_kernels; /* for bytes: tiles, planes, residuals */
     struct mp_residuals residuals;
+    const float *originals; /* NULL, or x: n x dim; then there are no residuals */
 };
 
 static inline size_t mp_code_bytes(const struct mp_items *items) {
@@ -91,7 +93,8 @@ float mp_exact_key(const struct mp_items *items, const struct mp_query *query, s
 /* How many candidates by key are worth rescoring to find the best k of n. */
 size_t mp_n_rescored(const struct mp_items *items, size_t k, size_t n);
 
-/* Replaces the keys of `ranks` by the distance (l2) or minus the similarity (ip) of the 16-bit query. */
+/* Replaces the keys of `ranks` by the distance (l2) or minus the similarity (ip) of the 16-bit query, or of the query
+ * itself for items with originals. */
 void mp_exact_ranks(const struct mp_items *items, const struct mp_query *query, uint64_t *ranks, size_t count);
 
 /* Turns `count` candidates (any order; only the ids of `ranks` are read, all are overwritten) into the k results. */

@@ -45,6 +45,10 @@
 
 typedef int32_t (*mp_dot_fn)(const uint8_t *code, const int8_t *query, size_t dim);
 typedef void (*mp_dot4_fn)(const uint8_t *const codes[4], const int8_t *query, size_t dim, int32_t dots[4]);
+/* The products of n codes that lie `stride` bytes apart, read in the order of their addresses: the hardware foresees
+ * that, where it does not foresee the same line of four codes after the other. */
+typedef void (*mp_run_fn)(const uint8_t *codes, size_t stride, size_t n, const int8_t *query, size_t dim,
+                          int32_t *dots);
 
 struct mp_tile {
     const uint8_t *codes;
@@ -70,12 +74,20 @@ struct mp_strip_keys {
 typedef void (*mp_near_fn)(const int32_t *dots, size_t n_items, size_t n_groups, const float *norms,
                            const struct mp_strip_keys *keys, uint64_t near[MP_TILE_ITEMS]);
 
+/* What encoding with feedback does all the time (feedback.h): rests[r * stride + j] -= errors[r] * row[j] for n rows r
+ * and count columns j, the row in bfloat16; product and difference are each rounded to float. n is 1..MP_FED_ROWS. */
+#define MP_FED_ROWS 4
+typedef void (*mp_make_up_fn)(const float *errors, size_t n, const uint16_t *row, size_t count, float *rests,
+                              size_t stride);
+
 struct mp_kernels {
     const char *level;
     mp_dot_fn dot;
     mp_dot4_fn dot4;
-    mp_tile_u8s8_fn tile; /* this and `near` are NULL in tables of u4 kernels: strips meet bytes */
+    mp_run_fn run;
+    mp_tile_u8s8_fn tile; /* this and what follows are NULL in tables of u4 kernels: strips meet bytes */
     mp_near_fn near;
+    mp_make_up_fn make_up;
     const struct mp_kernels *u4; /* those of this level; NULL in themselves */
 };
 

@@ -17,11 +17,33 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 /* 256 * 127 + 127: the largest value whose rounded high part still fits -127..127. */
 #define MP_QUERY_RANGE 32639
 
+/* Nearest integer, ties to even, for |x| < 2^22: the addition leaves no bits for the fraction, and the integer is read
+ * from the low bits of the sum. Unlike lrintf it vectorises. */
+static inline int32_t mp_round_to_int(float x) {
+    const float shifted = x + 12582912.0f; /* 1.5 * 2^23 */
+    int32_t bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    return bits - 0x4B400000;
+}
+
+/* The code of a value; `most` is the largest. */
+static inline uint8_t mp_code_of(float value, float scale, float offset, float most) {
+    /* Dividing, not multiplying by 1 / scale: the quotient must be the correctly rounded one. Clamping first changes
+     * nothing, because the bounds are integers, and keeps the conversion in range. A scale of 0 is masked out at the
+     * end: a branch here would keep loops from being vectorised. */
+    float step = (value - offset) / scale;
+    step = step > 0 ? step : 0;
+    step = step < most ? step : most;
+    return (uint8_t)(mp_round_to_int(step) & -(scale > 0));
+}
+
 struct mp_query {
+    const float *vector; /* the caller's */
     /* In the order that the kernels of the items want, MP_ALIGN aligned, zero behind each plane. */
     int8_t *high, *low;
     /* In the order of the dimensions; for 8-bit items the same memory. */
@@ -30,6 +52,7 @@ struct mp_query {
     double bias;
     double sqnorm;   /* |q|^2 */
     double step_sum; /* sum_i q_i s_i, for items with residuals */
+    double factor;   /* of <q, x> for items with originals: 1 / |q| for cosine, else 1 */
 };
 
 void mp_encode(const float *vectors, size_t n, size_t dim, const float *scale, const float *offset, uint8_t *codes);
@@ -45,6 +68,8 @@ void mp_squared_norms4(const uint8_t *codes, size_t n, size_t dim, const float *
 void mp_fold_query(const float *vector, size_t dim, const float *scale, const float *offset, struct mp_query *query);
 /* sum_i a_i b_i in double, in four lanes, i % 4. */
 double mp_dot_product(const float *a, const float *b, size_t dim);
+/* sum_i (a_i - b_i)^2, in the same way. */
+double mp_squared_distance(const float *a, const float *b, size_t dim);
 /* Sorts folded values into the planes that u4 kernels want. `planes` has 2 * mp_plane_bytes(dim) bytes. */
 void mp_split_planes(const int8_t *values, size_t dim, int8_t *planes);
 

@@ -115,6 +115,8 @@ def _searcher_place(index: Any) -> tuple[Any, str]:
     """Return what holds the compiled searcher of a wrapped index, or its method, and the name of the attribute."""
     if hasattr(index, "_elements"):
         return index._elements.rows, "search"
+    if hasattr(index, "_served"):
+        return index._served, "_searcher"
     lists = getattr(index, "_lists", None)
     return (index if lists is None else lists), "_searcher"
 

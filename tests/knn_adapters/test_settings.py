@@ -1,0 +1,158 @@
+"""Defaults for new indexes: configure(), environment variables, and which of them counts."""
+
+import threading
+
+import hnswlib
+import pytest
+
+import knn_adapters
+import mp_plugins
+from knn_adapters import hnswlib as stand_in
+from knn_adapters.settings import Settings, current_settings
+from knn_adapters.wrapping import WrapOptions
+
+
+@pytest.fixture(autouse=True)
+def _restored(monkeypatch):
+    for name in ("MP_KNN_BITS", "MP_KNN_RESCORE", "MP_KNN_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    with knn_adapters.configure():
+        yield
+
+
+def options_of(index):
+    return index._options.bits, index._options.rescore
+
+
+def filled(vectors, room=3000):
+    index = stand_in.Index("l2", vectors.shape[1])
+    index.init_index(room)
+    index.add_items(vectors)
+    return index
+
+
+def test_the_call_of_the_contract():
+    knn_adapters.configure(bits=8, rescore="none", num_threads=None)
+    assert current_settings() == Settings(8, "none", None) == Settings()
+
+
+def test_new_and_wrapped_indexes_take_the_defaults(build, words):
+    original = build["hnswlib"](words[:300])
+    knn_adapters.configure(bits=4, rescore="residual")
+    for index in (knn_adapters.wrap(original), filled(words[:2100])):
+        assert options_of(index) == (4, "residual")
+        assert knn_adapters.stats(index).bits == 4
+    assert options_of(knn_adapters.wrap(original, bits=8, rescore="none")) == (8, "none")
+    assert knn_adapters.stats(knn_adapters.wrap(build["annoy"](words[:300], n_trees=2))).bits == 4
+    knn_adapters.configure(bits=8)  # what is left out stays
+    assert current_settings() == Settings(8, "residual", None)
+
+
+def test_a_mode_that_an_index_does_not_have_is_refused(build, small):
+    knn_adapters.configure(rescore="original")
+    assert options_of(stand_in.Index("l2", 24)) == (8, "original")
+    for call in (
+        lambda: knn_adapters.wrap(build["annoy"](small)),
+        lambda: WrapOptions.configured(("none", "residual")),
+    ):
+        with pytest.raises(mp_plugins.UnsupportedError, match=r"'original' is not yet .*: use rescore='none' or resc"):
+            call()
+
+
+def test_an_index_keeps_what_it_was_made_with(words):
+    index = filled(words[:100])
+    knn_adapters.configure(bits=4)
+    index.add_items(words[100:2100], range(100, 2100))
+    assert knn_adapters.stats(index).bits == 8
+
+
+def test_threads(build, small):
+    default = hnswlib.Index("l2", 24).num_threads
+    untouched, chosen = build["hnswlib"](small), build["hnswlib"](small)
+    chosen.set_num_threads(default + 5)
+    knn_adapters.configure(num_threads=default + 1)
+    assert stand_in.Index("l2", 24).num_threads == default + 1
+    assert knn_adapters.wrap(untouched).num_threads == default + 1
+    assert knn_adapters.wrap(chosen).num_threads == default + 5  # somebody set it
+    knn_adapters.configure(num_threads=None)
+    assert stand_in.Index("l2", 24).num_threads == knn_adapters.wrap(untouched).num_threads == default
+
+
+def test_environment_variables_come_second(monkeypatch):
+    monkeypatch.setenv("MP_KNN_BITS", " 4 ")
+    monkeypatch.setenv("MP_KNN_RESCORE", "residual")
+    monkeypatch.setenv("MP_KNN_NUM_THREADS", "3")
+    assert current_settings() == Settings(4, "residual", 3)
+    index = stand_in.Index("l2", 24)
+    assert (*options_of(index), index.num_threads) == (4, "residual", 3)
+    with knn_adapters.configure(bits=8, num_threads=None) as inside:
+        assert inside == current_settings() == Settings(8, "residual", None)
+    assert current_settings() == Settings(4, "residual", 3)
+    monkeypatch.setenv("MP_KNN_BITS", "")
+    assert current_settings().bits == 8
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("MP_KNN_BITS", "eight", "`MP_KNN_BITS` must be an integer, got 'eight'"),
+        ("MP_KNN_BITS", "5", "`MP_KNN_BITS` must be 8 or 4, got 5"),
+        ("MP_KNN_RESCORE", "twice", "`MP_KNN_RESCORE` must be one of none, residual, original, got 'twice'"),
+        ("MP_KNN_NUM_THREADS", "0", "`MP_KNN_NUM_THREADS` must be at least 1, or None, got 0"),
+        ("MP_KNN_NUM_THREADS", "2.5", "`MP_KNN_NUM_THREADS` must be an integer, got '2.5'"),
+    ],
+)
+def test_a_bad_variable_is_named(monkeypatch, build, small, variable, value, message):
+    original = build["hnswlib"](small)
+    monkeypatch.setenv(variable, value)
+    for call in (lambda: knn_adapters.wrap(original), lambda: stand_in.Index("l2", 24)):
+        with pytest.raises(mp_plugins.ArgumentError, match=message):
+            call()
+    knn_adapters.configure(bits=8, rescore="none", num_threads=None)  # then it does not count
+    assert stand_in.Index("l2", 24).dim == 24
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"bits": 16}, "`bits` must be 8 or 4, got 16"),
+        ({"bits": None}, "`bits` must be an integer, got None"),
+        ({"rescore": "all"}, "`rescore` must be one of none, residual, original, got 'all'"),
+        ({"num_threads": 0}, "`num_threads` must be at least 1, or None, got 0"),
+        ({"num_threads": True}, "`num_threads` must be an integer, got True"),
+    ],
+)
+def test_a_bad_argument_sets_nothing(arguments, message):
+    knn_adapters.configure(num_threads=2)
+    with pytest.raises(mp_plugins.ArgumentError, match=message):
+        knn_adapters.configure(**{"bits": 4, **arguments})
+    assert current_settings() == Settings(8, "none", 2)
+
+
+def test_a_block_ends_with_the_settings_before_it_even_on_error():
+    knn_adapters.configure(rescore="residual")
+    with pytest.raises(ZeroDivisionError), knn_adapters.configure(bits=4):
+        assert current_settings() == Settings(4, "residual", 1 // 0)
+    assert current_settings() == Settings(8, "residual", None)
+
+
+def test_threads_see_whole_settings():
+    """Two settings that always change together are never seen apart."""
+    wrong, done = [], threading.Event()
+
+    def watch():
+        while not done.is_set():
+            seen = current_settings()
+            if (seen.bits == 4) != (seen.rescore == "residual"):
+                wrong.append(seen)
+
+    watchers = [threading.Thread(target=watch) for _ in range(3)]
+    for watcher in watchers:
+        watcher.start()
+    for _ in range(2000):
+        knn_adapters.configure(bits=4, rescore="residual")
+        knn_adapters.configure(bits=8, rescore="none")
+    done.set()
+    for watcher in watchers:
+        watcher.join()
+    assert not wrong
