@@ -8,24 +8,16 @@ FAISS' own ranges; ``search`` runs our kernels over FAISS' own memory.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from knn_adapters import _core
+from knn_adapters import _core, faiss_ivf
+from knn_adapters import faiss_storage as storage
 from knn_adapters._unsupported import protect_properties
 from knn_adapters._validation import as_queries, check_k
 from knn_adapters.evaluation import IndexStats
-from mp_plugins import missing_dependency
-
-try:
-    import faiss
-except ImportError as error:
-    raise missing_dependency("faiss", "faiss", wanted_by="knn_adapters.faiss") from error
-
-from knn_adapters import faiss_ivf
-from knn_adapters import faiss_storage as storage
 from knn_adapters.faiss_arguments import check_output, delivered
 from knn_adapters.faiss_classes import STAND_INS, class_for
 from knn_adapters.faiss_growth import Growing
@@ -49,6 +41,7 @@ from knn_adapters.faiss_refine import IndexRefine, IndexRefineFlat
 from knn_adapters.faiss_row_contents import RowContents
 from knn_adapters.faiss_searching import ListMethods, filled, nearest, within
 from knn_adapters.faiss_transform import IndexPreTransform
+from knn_adapters.libraries import original, passed_on
 
 __all__ = [
     "IndexFlat", "IndexFlatIP", "IndexFlatL2", "IndexHNSWFlat", "IndexHNSWSQ", "IndexIDMap", "IndexIDMap2",
@@ -56,6 +49,11 @@ __all__ = [
     "IndexScalarQuantizer", "clone_index", "deserialize_index", "downcast_index", "extract_index_ivf", "index_factory",
     "read_index", "serialize_index", "try_extract_index_ivf", "write_index",
 ]  # fmt: skip
+
+if TYPE_CHECKING:
+    import faiss
+else:
+    faiss = original("faiss")
 
 C = TypeVar("C", bound=type)
 
@@ -281,7 +279,7 @@ def held_vectors(index: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floa
 
 def __getattr__(name: str) -> Any:
     """Return FAISS' own ``name``, for every name that is not ours."""
-    return getattr(faiss, name)
+    return passed_on("faiss", name)
 
 
 def __dir__() -> list[str]:

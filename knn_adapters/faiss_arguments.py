@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from knn_adapters._validation import as_queries, check_finite, number_error, run
 from knn_adapters.wrapping import WrapOptions
 from mp_plugins import UnsupportedError, argument_error
 
-__all__ = ["as_added", "as_ids", "as_row", "as_rows", "check_coded", "check_output", "check_rescore", "delivered"]
+__all__ = ["as_added", "as_ids", "as_row", "as_rows", "check_output", "check_rescore", "delivered", "options_for_codes"]
 
 
 def as_added(x: Any, dim: int) -> npt.NDArray[np.float32]:
@@ -68,13 +69,14 @@ def as_row(argument: str, key: Any, count: int) -> npt.NDArray[np.int64]:
         raise number_error(argument, key) from None
 
 
-def check_coded(original: Any, options: WrapOptions, bits: int) -> None:
-    """Refuse options of a quantizer for ``original``, which has codes of ``bits`` already."""
+def options_for_codes(original: Any, options: WrapOptions, bits: int) -> WrapOptions:
+    """Return ``options`` for ``original``, which has codes of ``bits`` already; refuse what asks for others."""
     if options.calibration is not None:
         raise argument_error("calibration", "must be left out", "vectors", "codes that exist keep their range")
-    if options.bits not in (8, bits):
+    if options.asks_for_bits and options.bits != bits:
         raise argument_error("bits", f"must be left out or {bits}", options.bits, "codes that exist stay as they are")
     check_rescore(original, options)
+    return replace(options, bits=bits)
 
 
 def check_rescore(original: Any, options: WrapOptions) -> None:

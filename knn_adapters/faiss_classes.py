@@ -5,11 +5,20 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from knn_adapters import faiss_storage as storage
 from knn_adapters.faiss_contents import CALIBRATION_ROWS
 from knn_adapters.wrapping import WrapOptions
 from mp_plugins import UnsupportedError
 
-__all__ = ["STAND_INS", "Ours", "class_for", "taken_over", "taken_over_or_original", "warn_of_original"]
+__all__ = [
+    "STAND_INS",
+    "Ours",
+    "class_for",
+    "configured_for",
+    "taken_over",
+    "taken_over_or_original",
+    "warn_of_original",
+]
 
 
 class Ours:
@@ -70,12 +79,31 @@ def taken_over(original: Any, options: WrapOptions, *, exact_below: int = 1, cop
 
 
 def taken_over_or_original(original: Any) -> Any:
-    """Return an index of ours in place of ``original``, which is dropped; or, with a warning, itself."""
+    """Return an index of ours in place of ``original``, which is dropped; or, with a warning, itself.
+
+    Raises:
+        UnsupportedError: see :func:`configured_for`.
+    """
+    options = configured_for(original)
     try:
-        return taken_over(original, WrapOptions(), exact_below=CALIBRATION_ROWS, copy=False)
+        return taken_over(original, options, exact_below=CALIBRATION_ROWS, copy=False)
     except UnsupportedError as error:
         warn_of_original(original, error)
         return original
+
+
+def configured_for(original: Any) -> WrapOptions:
+    """Return what :func:`knn_adapters.configure` says, for an index of ours in place of ``original``.
+
+    Raises:
+        ArgumentError: an environment variable has a value that is not allowed.
+        UnsupportedError: a mode of rescoring that an index of its kind cannot have.
+    """
+    inside = original
+    while type(inside) in STAND_INS and (nested := getattr(inside, "base_index", getattr(inside, "index", None))):
+        inside = storage.stock_of(nested)
+    lacks_residuals = type(inside) in STAND_INS and not storage.holds_floats_by_row(inside)
+    return WrapOptions.configured(("none",) if lacks_residuals else ("none", "residual"))
 
 
 def warn_of_original(original: Any, error: UnsupportedError) -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from knn_adapters import faiss_storage as storage
 from knn_adapters.faiss_drift import Drift
+from knn_adapters.quantizer import quantizer_bytes
 from knn_adapters.wrapping import WrapOptions
 
 __all__ = ["CALIBRATION_ROWS", "TRAINING_ROWS", "Contents", "Untrained"]
@@ -111,7 +112,8 @@ class Contents(ABC):
         kept = self.drift.nbytes if self.drift else 0
         if self.quantizer is None:
             return kept
-        return kept + quantizer_bytes(self.quantizer) + self.quantizer.scale.nbytes + self.quantizer.offset.nbytes
+        ranges: int = quantizer_bytes(self.quantizer) + self.quantizer.scale.nbytes + self.quantizer.offset.nbytes
+        return kept + ranges
 
     @abstractmethod
     def _closed(self) -> dict[str, Any]: ...

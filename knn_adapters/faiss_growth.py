@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
@@ -16,8 +15,14 @@ from knn_adapters.faiss_list_contents import ListContents
 from knn_adapters.faiss_row_contents import RowContents
 from knn_adapters.faiss_selection import selected
 from knn_adapters.faiss_storage import stock_of
+from knn_adapters.libraries import original
 
 __all__ = ["Growing"]
+
+if TYPE_CHECKING:
+    import faiss
+else:
+    faiss = original("faiss")
 
 _Floats = npt.NDArray[np.float32]
 _Ids = npt.NDArray[np.int64]
@@ -61,7 +66,10 @@ class Growing:
         vectors = as_added(x, self.d)
         with self._contents.lock:
             self._prepare(vectors)
-            stock_of(self).add_c(len(vectors), faiss.swig_ptr(vectors))
+            if isinstance(self._contents, ListContents):
+                self._contents.add(self, vectors, None)
+            else:
+                stock_of(self).add_c(len(vectors), faiss.swig_ptr(vectors))
             self._took(vectors)
 
     def add_with_ids(self: Any, x: npt.ArrayLike, ids: npt.ArrayLike, numeric_type: Any = None) -> None:
@@ -71,13 +79,15 @@ class Growing:
             ArgumentError: wrong shapes, or numbers that are not finite.
             RuntimeError: the index is not trained, or has no ids of its own: use ``IndexIDMap``.
         """
-        vectors, stock = as_added(x, self.d), stock_of(self)
+        vectors, contents = as_added(x, self.d), self._contents
         numbers = as_ids(ids, len(vectors))
-        with self._contents.lock:
-            if isinstance(self._contents, ListContents):
+        with contents.lock:
+            if isinstance(contents, ListContents):
                 self._prepare(vectors)
-            stock.add_with_ids_c(len(vectors), faiss.swig_ptr(vectors), faiss.swig_ptr(numbers))
-            self._contents.took(self, vectors, numbers)
+                contents.add(self, vectors, numbers)
+                contents.took(self, vectors, numbers)
+            else:  # FAISS refuses
+                stock_of(self).add_with_ids_c(len(vectors), faiss.swig_ptr(vectors), faiss.swig_ptr(numbers))
 
     def update_vectors(self: Any, keys: _Ids, x: _Floats) -> None:
         """Give ``keys`` ``(n,)`` other vectors ``x`` ``(n, d)``; inverted lists with a direct map can.

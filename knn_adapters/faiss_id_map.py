@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
@@ -18,8 +17,14 @@ from knn_adapters.faiss_making import blank
 from knn_adapters.faiss_nested import Nested, inner_property
 from knn_adapters.faiss_selection import selected
 from knn_adapters.faiss_storage import stock_of, view
+from knn_adapters.libraries import original
 
 __all__ = ["IndexIDMap", "IndexIDMap2"]
+
+if TYPE_CHECKING:
+    import faiss
+else:
+    faiss = original("faiss")
 
 _Floats = npt.NDArray[np.float32]
 _Ids = npt.NDArray[np.int64]

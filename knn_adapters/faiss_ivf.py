@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
 from knn_adapters import _core
 from knn_adapters.faiss_storage import set_ranges, stock_of
+from knn_adapters.libraries import original
 from knn_adapters.quantizer import Quantizer
 from mp_plugins import UnsupportedError
 
 __all__ = [
-    "ListSearch", "centroids", "check_lists", "decoded", "decoded_lists", "list_arrays", "quantized_lists",
-    "stored_vectors",
+    "ListSearch", "add_codes", "centroids", "check_lists", "decoded", "decoded_lists", "list_arrays", "nearest_lists",
+    "quantized_lists", "stand_alone_codes", "stored_vectors",
 ]  # fmt: skip
+
+if TYPE_CHECKING:
+    import faiss
+else:
+    faiss = original("faiss")
 
 _Floats = npt.NDArray[np.float32]
 _Codes = npt.NDArray[np.uint8]
@@ -54,6 +59,27 @@ def centroids(index: Any) -> _Floats | None:
         return None
     found: _Floats = stock_of(index.quantizer).reconstruct_n(0, index.nlist)
     return found
+
+
+def add_codes(index: Any, codes: _Codes, ids: _Ids | None) -> None:
+    """Add stand-alone codes ``(n, sa_code_size())``, whose lists they name, under ``ids`` or those that follow."""
+    stock = stock_of(index)
+    # The C++ method: what releases up to 1.10 have in Python loses the ids, or is missing.
+    add = getattr(stock, "add_sa_codes_c", stock.add_sa_codes)
+    add(len(codes), faiss.swig_ptr(codes), None if ids is None else faiss.swig_ptr(ids))
+
+
+def nearest_lists(index: Any, vectors: _Floats) -> _Ids:
+    """Return the list that each of ``vectors`` ``(n, d)`` belongs to, ``(n,)``; -1 where FAISS finds none."""
+    numbers: _Ids = stock_of(index.quantizer).assign(vectors, 1)[:, 0]
+    return numbers
+
+
+def stand_alone_codes(index: Any, numbers: _Ids, codes: _Codes) -> _Codes:
+    """Return ``codes`` ``(n, code_size)`` behind the ``numbers`` ``(n,)`` of their lists, as FAISS writes these."""
+    width = stock_of(index).coarse_code_size()
+    prefixes = numbers.astype("<u8").view(np.uint8).reshape(len(numbers), 8)[:, :width]
+    return np.concatenate([prefixes, codes], axis=1)
 
 
 def stored_vectors(index: Any) -> tuple[_Ids, _Floats]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +10,14 @@ import numpy.typing as npt
 from knn_adapters import faiss_ivf
 from knn_adapters import faiss_storage as storage
 from knn_adapters.faiss_contents import TRAINING_ROWS, Contents, Untrained
+from knn_adapters.libraries import original
 
 __all__ = ["ListContents"]
+
+if TYPE_CHECKING:
+    import faiss
+else:
+    faiss = original("faiss")
 
 _Floats = npt.NDArray[np.float32]
 _Ids = npt.NDArray[np.int64]
@@ -20,7 +26,9 @@ _Ids = npt.NDArray[np.int64]
 class ListContents(Contents):
     """Contents of an index of inverted lists.
 
-    FAISS encodes what is added: our encoder differs from its only in values that lie half-way between two codes.
+    FAISS encodes what is added, and our encoder differs from its only in values that lie half-way between two codes;
+    but where codes are rounded with feedback :meth:`add` encodes. What C++ code adds, that of an index around this one
+    too, or changes by ``update_vectors()``, is rounded value by value, to codes of the same range.
 
     Attributes:
         searcher: raises, while the index is not trained; else None.
@@ -60,14 +68,26 @@ class ListContents(Contents):
         quantizer = storage.existing_quantizer(index, self.metric)
         if self.follows_data or (storage.is_calibrated_by_us(stored) and not index.by_residual):
             quantizer = self.options.train_quantizer(self.metric, vectors)
-            if quantizer.bits != storage.code_bits(stored.qtype):
-                quantizer = type(quantizer)(self.metric, bits=storage.code_bits(stored.qtype)).train(vectors)
             storage.set_ranges(index, quantizer, any_kind=self.follows_data)
         if before is not None:
             self._encode_again(index, before, quantizer)
         self.quantizer = quantizer
         self._watch(vectors)
         self.changed()
+
+    def add(self, index: Any, vectors: _Floats, ids: _Ids | None) -> None:
+        """Add ``vectors`` ``(m, d)`` to the C++ object under ``ids`` ``(m,)``, or under those that follow."""
+        stock, count = storage.stock_of(index), len(vectors)
+        numbers = None
+        if count and getattr(self.quantizer, "feedback", None) is not None:
+            numbers = faiss_ivf.nearest_lists(index, vectors)
+        if numbers is not None and numbers.min() >= 0:
+            codes = self.quantizer.encode(vectors)
+            faiss_ivf.add_codes(index, faiss_ivf.stand_alone_codes(index, numbers, codes), ids)
+        elif ids is None:
+            stock.add_c(count, faiss.swig_ptr(vectors))
+        else:
+            stock.add_with_ids_c(count, faiss.swig_ptr(vectors), faiss.swig_ptr(ids))
 
     def took(self, index: Any, vectors: _Floats, ids: _Ids | None) -> None:
         """Note that C++ has added ``vectors``."""

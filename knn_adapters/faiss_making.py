@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import faiss
 import numpy as np
 
 from knn_adapters import faiss_ivf
 from knn_adapters import faiss_storage as storage
 from knn_adapters._validation import check_finite
-from knn_adapters.faiss_arguments import check_coded, check_rescore
-from knn_adapters.faiss_classes import Ours, warn_of_original
+from knn_adapters.faiss_arguments import check_rescore, options_for_codes
+from knn_adapters.faiss_classes import Ours, configured_for, warn_of_original
 from knn_adapters.faiss_contents import CALIBRATION_ROWS
 from knn_adapters.faiss_list_contents import ListContents
 from knn_adapters.faiss_row_contents import RowContents
+from knn_adapters.libraries import original
 from knn_adapters.wrapping import WrapOptions
 from mp_plugins import UnsupportedError
 
 __all__ = ["Making", "as_original", "blank"]
+
+if TYPE_CHECKING:
+    import faiss
+else:
+    faiss = original("faiss")
 
 
 class Making(Ours):
@@ -36,8 +41,9 @@ class Making(Ours):
         if issubclass(cls, faiss.IndexIVF) and arguments:
             arguments = (as_original(arguments[0]), *arguments[1:])
         original = shown(*arguments)
+        options = configured_for(original)
         try:
-            return cls._made_of(original, WrapOptions(), exact_below=CALIBRATION_ROWS, copy=False)
+            return cls._made_of(original, options, exact_below=CALIBRATION_ROWS, copy=False)
         except UnsupportedError as error:
             warn_of_original(original, error)
             return original
@@ -49,13 +55,15 @@ class Making(Ours):
         """Return an index over the codes of ``original``'s vectors, with its graph or lists."""
         metric, self = storage.metric_name(original), blank(cls)
         has_codes = hasattr(storage.storage_of(original), "sq")
+        if has_codes:
+            options = options_for_codes(original, options, storage.code_bits(storage.sq_of(original).qtype))
         if isinstance(original, faiss.IndexIVF):
             faiss_ivf.check_lists(original)
             self._contents = ListContents(metric, options, follows_data=not has_codes)
         else:
             self._contents = RowContents(metric, options, follows_data=not has_codes)
         if has_codes:
-            self._take_codes(original, options, copy=copy)
+            self._take_codes(original, copy=copy)
         elif isinstance(original, faiss.IndexIVF):
             self._take_float_lists(original, options, copy=copy)
         else:
@@ -63,8 +71,7 @@ class Making(Ours):
         self._hnsw = self.hnsw if isinstance(self, faiss.IndexHNSW) else None
         return self
 
-    def _take_codes(self: Any, original: Any, options: WrapOptions, *, copy: bool) -> None:
-        check_coded(original, options, storage.code_bits(storage.sq_of(original).qtype))
+    def _take_codes(self: Any, original: Any, *, copy: bool) -> None:
         # The C++ object is shared with the proxy, which goes: `this` owns it.
         source: Any = faiss.clone_index(original) if copy else original
         self.this = source.this

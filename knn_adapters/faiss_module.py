@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
 from knn_adapters.faiss_classes import Ours, taken_over_or_original
+from knn_adapters.libraries import original
 
 __all__ = [
     "clone_index", "deserialize_index", "downcast_index", "extract_index_ivf", "index_factory", "read_index",
     "serialize_index", "try_extract_index_ivf", "write_index",
 ]  # fmt: skip
+
+if TYPE_CHECKING:
+    import faiss
+else:
+    faiss = original("faiss")
 
 
 def index_factory(*arguments: Any, **named: Any) -> Any:

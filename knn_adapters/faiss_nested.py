@@ -6,9 +6,8 @@ of an index of ours; their methods go through the Python object inside.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
@@ -20,9 +19,15 @@ from knn_adapters.faiss_classes import Ours, taken_over
 from knn_adapters.faiss_making import as_original, blank
 from knn_adapters.faiss_reading import vectors_found
 from knn_adapters.faiss_storage import stock_of
+from knn_adapters.libraries import original
 from knn_adapters.wrapping import WrapOptions
 
 __all__ = ["Nested", "inner_property"]
+
+if TYPE_CHECKING:
+    import faiss
+else:
+    faiss = original("faiss")
 
 _Floats = npt.NDArray[np.float32]
 _Ids = npt.NDArray[np.int64]

@@ -7,17 +7,22 @@ index the selector only; one of inverted lists refuses them.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
 from knn_adapters._validation import runtime_error
 from knn_adapters.faiss_selectors import all_ids, id_filter, members, row_filter, selector_of
+from knn_adapters.libraries import original
 from mp_plugins import ArgumentTypeError, argument_error
 
 __all__ = ["check_params", "ef_of", "filter_of", "max_empty_of", "n_probe_of", "visited", "within_budget"]
+
+if TYPE_CHECKING:
+    import faiss
+else:
+    faiss = original("faiss")
 
 _Floats = npt.NDArray[np.float32]
 _Ids = npt.NDArray[np.int64]

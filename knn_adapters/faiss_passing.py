@@ -17,13 +17,8 @@ READS = frozenset({
     "assign_c", "check_compatible_for_merge", "check_ids_sorted", "coarse_code_size", "compute_residual",
     "compute_residual_n", "copy_subset_to", "decode_listno", "decode_vectors", "encode_listno", "encode_vectors",
     "get_CodePacker", "get_FlatCodesDistanceComputer", "get_InvertedListScanner", "get_distance_computer",
-<<<<<<< HEAD
-    "get_list_size", "range_search_c", "range_search_preassigned_c", "reconstruct_batch_c",
-    "reconstruct_c", "reconstruct_from_offset", "reconstruct_n_c", "sa_decode_c", "sa_encode_c", "search1",
-=======
-    "get_list_size", "range_search_c", "range_search_preassigned", "range_search_preassigned_c", "reconstruct_batch_c",
-    "reconstruct_c", "reconstruct_from_offset", "reconstruct_n_c", "sa_decode_c", "sa_encode_c", "search1", "searchEx",
->>>>>>> h/faiss-grow
+    "get_list_size", "range_search_c", "range_search_preassigned_c", "reconstruct_batch_c", "reconstruct_c",
+    "reconstruct_from_offset", "reconstruct_n_c", "sa_decode_c", "sa_encode_c", "search1", "searchEx",
     "search_and_reconstruct_c", "search_and_return_codes", "search_and_return_codes_c", "search_c", "search_ex",
     "search_level_0", "search_preassigned_c", "search_subset", "train_encoder_num_vectors",
 })  # fmt: skip
@@ -49,9 +44,9 @@ REFUSED = {
 """What cannot be done to codes, with the reason."""
 
 WRITABLE = (
-    "clustering_index", "cp", "init_level0", "keep_max_size_level0", "metric_arg", "nprobe", "max_codes",
-    "own_fields",
-    "own_invlists", "parallel_mode", "quantizer_trains_alone", "this", "thisown", "use_visited_hashset", "verbose",
+    "clustering_index", "cp", "init_level0", "keep_max_size_level0", "metric_arg", "max_codes", "nprobe",
+    "own_fields", "own_invlists", "parallel_mode", "quantizer_trains_alone", "this", "thisown",
+    "use_visited_hashset", "verbose",
 )  # fmt: skip
 """Properties that may be assigned: none of them moves memory that a searcher reads."""
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
+from knn_adapters.libraries import original
 from mp_plugins import argument_error
 
 __all__ = ["as_assignment", "as_numeric", "as_radius"]
+
+if TYPE_CHECKING:
+    import faiss
+else:
+    faiss = original("faiss")
 
 _NUMERIC_TYPES: dict[Any, type] = {
     getattr(faiss, name): dtype

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
+from knn_adapters import faiss_ivf
 from knn_adapters._validation import runtime_error
 from knn_adapters.faiss_arguments import as_ids, as_row, as_rows, check_output, delivered
 from knn_adapters.faiss_row_contents import RowContents
 from knn_adapters.faiss_storage import stock_of
+from knn_adapters.libraries import original
 from mp_plugins import argument_error
 
 __all__ = ["Reading"]
+
+if TYPE_CHECKING:
+    import faiss
+else:
+    faiss = original("faiss")
 
 _Floats = npt.NDArray[np.float32]
 _Codes = npt.NDArray[np.uint8]
@@ -121,11 +127,8 @@ class Reading:
             return
         received = self._checked_codes(codes)
         numbers = None if ids is None else as_ids(ids, len(received))
-        stock = stock_of(self)
-        # The C++ method: what releases up to 1.10 have in Python loses the ids, or is missing.
-        add = getattr(stock, "add_sa_codes_c", stock.add_sa_codes)
         with self._contents.lock:
-            add(len(received), faiss.swig_ptr(received), None if numbers is None else faiss.swig_ptr(numbers))
+            faiss_ivf.add_codes(self, received, numbers)
             self._contents.changed()
 
     def _codes_are_floats(self) -> bool:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
@@ -17,9 +16,15 @@ from knn_adapters.faiss_classes import Ours, taken_over
 from knn_adapters.faiss_making import as_original
 from knn_adapters.faiss_nested import Nested, inner_property
 from knn_adapters.faiss_storage import stock_of
+from knn_adapters.libraries import original
 from knn_adapters.wrapping import WrapOptions
 
 __all__ = ["IndexRefine", "IndexRefineFlat"]
+
+if TYPE_CHECKING:
+    import faiss
+else:
+    faiss = original("faiss")
 
 _FLOAT_MAX = float(np.finfo(np.float32).max)  # what FAISS fills missing results with
 

@@ -7,9 +7,8 @@ its codes become those of the quantizer. It is one object all the time, so that 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
@@ -18,9 +17,15 @@ from knn_adapters import faiss_storage as storage
 from knn_adapters.faiss_contents import CALIBRATION_ROWS, TRAINING_ROWS, Contents, Untrained
 from knn_adapters.faiss_exact import ExactRows
 from knn_adapters.faiss_rows import Rows
+from knn_adapters.libraries import original
 from knn_adapters.wrapping import WrapOptions
 
 __all__ = ["RowContents"]
+
+if TYPE_CHECKING:
+    import faiss
+else:
+    faiss = original("faiss")
 
 _BLOCK_ROWS = 65_536  # vectors that are encoded anew at once
 _NO_RESIDUAL = 128  # the byte nearest to a residual of 0

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
@@ -12,9 +11,15 @@ from knn_adapters._validation import as_queries, check_finite, check_k, has_miss
 from knn_adapters.faiss_arguments import check_output, delivered
 from knn_adapters.faiss_params import check_params, ef_of, filter_of, max_empty_of, visited, within_budget
 from knn_adapters.faiss_queries import as_assignment, as_radius
+from knn_adapters.libraries import original
 from mp_plugins import UnsupportedError
 
 __all__ = ["ListMethods", "filled", "nearest", "within"]
+
+if TYPE_CHECKING:
+    import faiss
+else:
+    faiss = original("faiss")
 
 _FLOAT_MAX = float(np.finfo(np.float32).max)  # what FAISS fills missing results with
 

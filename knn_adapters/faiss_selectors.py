@@ -7,15 +7,20 @@ it about many ids in one call, so that the core filters by arrays.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
+from knn_adapters.libraries import original
 from mp_plugins import argument_error
 
 __all__ = ["all_ids", "id_filter", "members", "row_filter", "selector_of"]
+
+if TYPE_CHECKING:
+    import faiss
+else:
+    faiss = original("faiss")
 
 _Ids = npt.NDArray[np.int64]
 _Mask = npt.NDArray[np.bool_]

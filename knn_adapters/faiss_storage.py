@@ -8,21 +8,27 @@ give the same code but where a value lies half-way between two.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
 from knn_adapters._validation import runtime_error
+from knn_adapters.libraries import original
 from knn_adapters.quantizer import Quantizer
 from mp_plugins import UnsupportedError
 
 __all__ = [
     "code_bits", "existing_quantizer", "flat_vectors", "float_index", "graph_arrays", "half_vectors",
-    "is_calibrated_by_us", "make_half", "metric_name", "put_codes", "replace_codes", "scalar_quantizer_index",
-    "set_ranges", "sq_is_trained", "sq_of", "stock_of", "storage_of", "stored_codes", "untrained_error", "view",
+    "holds_floats_by_row", "is_calibrated_by_us", "make_half", "metric_name", "put_codes", "replace_codes",
+    "scalar_quantizer_index", "set_ranges", "sq_is_trained", "sq_of", "stock_of", "storage_of", "stored_codes",
+    "untrained_error", "view",
 ]  # fmt: skip
+
+if TYPE_CHECKING:
+    import faiss
+else:
+    faiss = original("faiss")
 
 _FAISS: Any = faiss.ScalarQuantizer
 _HNSW_SQ: Any = faiss.IndexHNSWSQ
@@ -67,6 +73,11 @@ def stock_of(index: Any) -> Any:
 def storage_of(index: Any) -> Any:
     """Return what holds the codes or vectors, as FAISS' own class: the storage of a graph, else ``index`` itself."""
     return stock_of(index.storage if isinstance(index, faiss.IndexHNSW) else index)
+
+
+def holds_floats_by_row(index: Any) -> bool:
+    """Whether ``index`` is a flat index or a graph over ``float32`` vectors."""
+    return isinstance(storage_of(index), faiss.IndexFlat)
 
 
 def sq_of(index: Any) -> Any:

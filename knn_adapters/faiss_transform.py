@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
@@ -12,8 +11,14 @@ from knn_adapters._validation import runtime_error
 from knn_adapters.faiss_arguments import as_added
 from knn_adapters.faiss_classes import Ours
 from knn_adapters.faiss_nested import Nested, inner_property
+from knn_adapters.libraries import original
 
 __all__ = ["IndexPreTransform"]
+
+if TYPE_CHECKING:
+    import faiss
+else:
+    faiss = original("faiss")
 
 _Floats = npt.NDArray[np.float32]
 

@@ -31,6 +31,7 @@ class WrapOptions:
         calibration: vectors ``(m, d)`` to pick the clip range from, instead of the index's own.
         quantizer: the registered quantizer class.
         num_threads: threads for a large batch, None for the library's own default.
+        asks_for_bits: whether the caller named ``bits``; else codes that exist stay as they are.
     """
 
     bits: int = 8
@@ -38,6 +39,7 @@ class WrapOptions:
     calibration: npt.NDArray[np.float32] | None = None
     quantizer: type[Any] = field(default=Quantizer)
     num_threads: int | None = None
+    asks_for_bits: bool = False
 
     @classmethod
     def configured(cls, rescore_modes: tuple[str, ...] = RESCORE_MODES) -> WrapOptions:
@@ -176,6 +178,7 @@ def wrap(
         calibration=None if calibration is None else as_vectors("calibration", calibration),
         quantizer=load_registry("quantizers")[quantizer],
         num_threads=settings.num_threads,
+        asks_for_bits=bits is not None,
     )
     adapter = find_adapter(index)
     options.checked_for(adapter.rescore_modes)

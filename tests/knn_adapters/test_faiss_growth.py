@@ -463,3 +463,39 @@ class _FlatModel(RuleBasedStateMachine):
 
 _FlatModel.TestCase.settings = settings(max_examples=15, stateful_step_count=12, deadline=None)
 TestFlatModel = _FlatModel.TestCase
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+def test_what_comes_later_is_rounded_with_feedback_too(kind):
+    """By a live index, a pickled one and a copy alike; what they round with counts in the figures."""
+    rng = np.random.default_rng(0)  # variance that falls off along random directions, as that of embeddings does
+    directions = np.linalg.qr(rng.standard_normal((32, 32)))[0]
+    rows = ((rng.standard_normal((2700, 32)) / np.sqrt(1 + np.arange(32))) @ directions).astype(np.float32)
+    index = made(stand_in, kind, 32, "ip")
+    index.train(rows[:2500])
+    index.add(rows[:2500])
+    quantizer = index._quantizer
+    assert quantizer.feedback is not None
+    twins = (index, pickle.loads(pickle.dumps(index)), copy.deepcopy(index))  # noqa: S301
+    for twin in twins:
+        if kind == "IndexIVFFlat":
+            twin.add_with_ids(rows[2500:2600], np.arange(9000, 9100))
+            twin.add(rows[2600:2700])
+        else:
+            twin.add(rows[2500:2700])
+        assert twin._quantizer.feedback.tobytes() == quantizer.feedback.tobytes()
+        held, vectors = twin._vectors()
+        wanted = quantizer.decode(quantizer.encode(rows[:2700]))
+        assert not np.array_equal(wanted[2500:], stock_rounding(quantizer, rows[2500:2700]))
+        places = {2500 + row: 9000 + row for row in range(100)} if kind == "IndexIVFFlat" else {}
+        order = {int(number): row for row, number in enumerate(held)}
+        found = vectors[[order[places.get(row, row)] for row in range(2700)]]
+        np.testing.assert_array_equal(found, wanted)
+    sizes = knn_adapters.stats(index)
+    assert sizes.other_bytes * 2700 >= quantizer.feedback.nbytes + 2 * quantizer.scale.nbytes
+
+
+def stock_rounding(quantizer, vectors):
+    """What each value becomes when it is rounded by itself."""
+    steps = np.clip(np.rint((vectors - quantizer.offset) / quantizer.scale), 0, 255)
+    return (quantizer.offset + quantizer.scale * steps).astype(np.float32)
