@@ -153,6 +153,15 @@ class FlatSearcher(_Searcher):
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Scan with the 8-bit query, rescore the best candidates with the 16-bit query."""
 
+    def range_search(
+        self, queries: npt.NDArray[np.float32], radius: float, *, num_threads: int = ..., id_filter: IdFilter = ...
+    ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Return ``(lims, distances, ids)`` of all codes nearer than ``radius`` by the 16-bit query, which misses none.
+
+        Distances are below ``radius`` for ``"l2"``, similarities above it for ``"ip"`` and ``"cosine"``. Those of query
+        i are at ``lims[i]`` to ``lims[i + 1]``, in ascending order of ids; ``lims`` is ``(q + 1,)`` ``uint64``.
+        """
+
 class IvfSearcher:
     """Search in inverted lists: ``codes`` and ``ids`` hold an array ``(n, d)`` and ``(n,)`` for each list.
 
@@ -188,6 +197,22 @@ class IvfSearcher:
         the ids outside, id arrays and ranges may hold numbers that no item has.
         """
 
+    def range_search(
+        self,
+        queries: npt.NDArray[np.float32],
+        assignment: npt.NDArray[np.int64],
+        radius: float,
+        *,
+        max_empty: int = ...,
+        num_threads: int = ...,
+        id_filter: IdFilter = ...,
+    ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Return ``(lims, distances, ids)`` as :meth:`FlatSearcher.range_search` does, of the lists that are named.
+
+        Results come in the order in which ``assignment`` names the lists and, of a list, of its items. A query ends
+        after ``max_empty`` lists in a row without a result; 0: it visits all.
+        """
+
     @property
     def nbytes(self) -> int:
         """Bytes held beside the lists: norms for ``"l2"``, and tables."""
@@ -218,6 +243,10 @@ class LinkedGraphSearcher(_Searcher):
     def search(
         self, queries: npt.NDArray[np.float32], k: int, ef: int, *, num_threads: int = ..., id_filter: IdFilter = ...
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]: ...
+    def range_search(
+        self, queries: npt.NDArray[np.float32], radius: float, *, num_threads: int = ..., id_filter: IdFilter = ...
+    ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Score all codes, without a walk, as :meth:`FlatSearcher.range_search` does."""
 
 class HnswGraph:
     """An HNSW graph over codes that grows while it is searched: hnswlib's algorithm and parameters.

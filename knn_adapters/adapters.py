@@ -50,13 +50,18 @@ class FaissAdapter(_LibraryAdapter):
 
     library, index_class = "faiss", "Index"
     supported = (
-        "faiss.IndexFlat, IndexFlatL2, IndexFlatIP, IndexHNSWFlat or IndexIVFFlat, or of 8 bits "
-        "IndexScalarQuantizer, IndexHNSWSQ or IndexIVFScalarQuantizer"
+        "faiss.IndexFlat, IndexFlatL2, IndexFlatIP, IndexHNSWFlat or IndexIVFFlat, or of 8 or 4 bits "
+        "IndexScalarQuantizer, IndexHNSWSQ or IndexIVFScalarQuantizer; inside IndexIDMap, IndexIDMap2, "
+        "IndexPreTransform, IndexRefine or IndexRefineFlat too"
     )
+
+    def is_wrapped(self, index: Any) -> bool:
+        """Whether the class of ``index`` is one of ours."""
+        return any(cls.__module__.startswith("knn_adapters.faiss") for cls in type(index).__mro__)
 
     def wrap(self, index: Any, options: WrapOptions) -> Any:
         """Return the quantized index."""
-        return self.stand_in.class_for(index)._wrapping(index, options)
+        return self.stand_in.class_for(index)._made_of(index, options, exact_below=1, copy=True)
 
     def metric(self, index: Any) -> str:
         """Return the metric of an index, wrapped or not."""
@@ -75,6 +80,10 @@ class FaissAdapter(_LibraryAdapter):
         """Return the ids that the index finds."""
         ids: npt.NDArray[np.int64] = index.search(queries, k)[1]
         return ids
+
+    def export(self, index: Any, path: str | os.PathLike[str]) -> None:
+        """Write FAISS' own file."""
+        self.stand_in.write_index(index, os.fspath(path))
 
 
 class HnswlibAdapter(_LibraryAdapter):

@@ -18,14 +18,7 @@ from __future__ import annotations
 import threading
 import warnings
 from pathlib import Path
-from typing import Any, Literal
-
-from mp_plugins import ArgumentTypeError, UnsupportedError, argument_error, missing_dependency
-
-try:
-    import annoy
-except ImportError as error:
-    raise missing_dependency("annoy", "annoy", wanted_by="knn_adapters.annoy") from error
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -51,9 +44,16 @@ from knn_adapters.annoy_nodes import METRICS, Nodes, detect_metric, native_dtype
 from knn_adapters.annoy_plain import MOST_DIMENSIONS, BuildingForest, PlainForest, Settings
 from knn_adapters.elements import CALIBRATION_ROWS
 from knn_adapters.evaluation import IndexStats
+from knn_adapters.libraries import original
 from knn_adapters.wrapping import WrapOptions
+from mp_plugins import ArgumentTypeError, UnsupportedError, argument_error
 
 __all__ = ["AnnoyIndex", "held_vectors", "quantizer_metric", "wrapped"]
+
+if TYPE_CHECKING:
+    import annoy
+else:
+    annoy = original("annoy")
 
 _OMITTED: Any = object()
 _SUPPORTED = ", ".join(METRICS)
@@ -88,6 +88,7 @@ class AnnoyIndex(annoy.AnnoyIndex):
         Raises:
             TypeError: arguments of another type, in Python's words as Annoy has it.
             ValueError: another metric.
+            UnsupportedError: :func:`knn_adapters.configure` was told ``rescore="original"``.
         """
         if metric is _OMITTED:
             warnings.warn(
@@ -95,6 +96,10 @@ class AnnoyIndex(annoy.AnnoyIndex):
                 FutureWarning, stacklevel=2,
             )  # fmt: skip
             metric = "angular"
+        return cls._empty(f, metric, WrapOptions.configured(("none", "residual")))
+
+    @classmethod
+    def _empty(cls, f: int, metric: str, options: WrapOptions) -> AnnoyIndex:
         create: Any = super().__new__  # Annoy's stubs leave its __new__ out
         self: AnnoyIndex = create(cls, f, metric)  # the base stays empty
         member: Any = annoy.AnnoyIndex.f
@@ -103,8 +108,8 @@ class AnnoyIndex(annoy.AnnoyIndex):
             raise argument_error("f", "must be at least 1", dim, "pass the dimension of the vectors")
         self._settings = Settings(dim, metric, packer(dim))
         if not self._settings.quantizes:
-            _warn_not_quantized(dim, metric, stacklevel=3)
-        self._options, self._least = WrapOptions(), CALIBRATION_ROWS
+            _warn_not_quantized(dim, metric, stacklevel=4)
+        self._options, self._least = options, CALIBRATION_ROWS
         self._is_built = self._is_loaded = False
         self._disk, self._writing = None, threading.RLock()
         self._served = PlainForest(self._settings)
@@ -113,8 +118,8 @@ class AnnoyIndex(annoy.AnnoyIndex):
     @classmethod
     def _wrapping(cls, original: Any, metric: Any, options: WrapOptions) -> AnnoyIndex:
         """Return an index over the encoded items and planes of ``original``, however few they are."""
-        self = cls(original.f, metric)
-        self._options, self._least = options, 1
+        self = cls._empty(original.f, metric, options)
+        self._least = 1
         with opened_copy(original, metric) as nodes:
             self._served = CodedForest.of(nodes, options)
         self._is_built = True

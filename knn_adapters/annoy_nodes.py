@@ -20,16 +20,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import annoy
 import numpy as np
 import numpy.typing as npt
 
 from knn_adapters.annoy_arguments import file_error
+from knn_adapters.libraries import original
 from mp_plugins import MagicPyramidError, UnsupportedError, argument_error
 
 __all__ = ["METRICS", "Nodes", "detect_metric", "native_dtype", "opened_copy", "save_in_child"]
+
+if TYPE_CHECKING:
+    import annoy
+else:
+    annoy = original("annoy")
 
 METRICS = {"angular": "cosine", "euclidean": "l2", "dot": "ip"}
 """Annoy's metrics that can be quantized, and what the quantizer calls them."""

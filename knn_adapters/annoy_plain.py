@@ -8,9 +8,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import annoy
 import numpy as np
 import numpy.typing as npt
 
@@ -19,10 +18,16 @@ from knn_adapters.annoy_arguments import FileArgumentError, as_finite_vector, as
 from knn_adapters.annoy_coded import CodedForest
 from knn_adapters.annoy_nodes import METRICS, Nodes, opened_copy, save_in_child
 from knn_adapters.evaluation import IndexStats
+from knn_adapters.libraries import original
 from knn_adapters.wrapping import WrapOptions
 from mp_plugins import argument_error
 
 __all__ = ["MOST_DIMENSIONS", "BuildingForest", "PlainForest", "Settings"]
+
+if TYPE_CHECKING:
+    import annoy
+else:
+    annoy = original("annoy")
 
 MOST_DIMENSIONS = 65_536
 """Of what can be encoded."""

@@ -2,31 +2,103 @@
 
 from __future__ import annotations
 
+import operator
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
+from knn_adapters._validation import as_queries, check_finite, number_error, runtime_error
 from knn_adapters.wrapping import WrapOptions
 from mp_plugins import UnsupportedError, argument_error
 
-__all__ = ["check_8_bits", "check_output", "delivered"]
+__all__ = ["as_added", "as_ids", "as_row", "as_rows", "check_output", "check_rescore", "delivered", "options_for_codes"]
 
 
-def check_8_bits(original: Any, options: WrapOptions) -> None:
-    """Refuse what indexes with inverted lists, or with codes of their own, cannot have."""
-    if options.bits != 8 or options.rescore != "none":
-        raise UnsupportedError(
-            f"a FAISS {type(original).__name__} with bits={options.bits}, rescore={options.rescore!r} is not yet "
-            "supported: use bits=8 and rescore='none'"
-        )
+def as_added(x: Any, dim: int) -> npt.NDArray[np.float32]:
+    """Return vectors ``(n, d)`` to be added or trained on, where n may be 0.
+
+    Raises:
+        ArgumentError: a wrong shape or dimension, NaN or infinity.
+    """
+    vectors = as_queries("x", x, dim, single=False)
+    check_finite("x", vectors)
+    return vectors
 
 
-def check_output(name: str, array: npt.NDArray[Any] | None, shape: tuple[int, int], dtype: type) -> None:
-    """Refuse an array that results cannot be written to."""
-    if array is not None and (array.shape != shape or array.dtype != dtype):
+def as_ids(ids: Any, count: int) -> npt.NDArray[np.int64]:
+    """Return ``ids`` ``(count,)`` as FAISS wants them.
+
+    Raises:
+        ArgumentError: not integers, or not as many.
+    """
+    found = np.asarray(ids)
+    if found.dtype.kind not in "iu" or found.shape != (count,):
         raise argument_error(
-            name, f"must be {dtype.__name__} of shape {shape}", f"{array.dtype} of shape {array.shape}", "leave it out"
+            "ids", f"must be integers of shape ({count},)", f"{found.dtype} of shape {found.shape}",
+            "pass an int64 array with an id a vector",
+        )  # fmt: skip
+    return np.ascontiguousarray(found, np.int64)
+
+
+def as_rows(argument: str, keys: Any, count: int) -> npt.NDArray[np.int64]:
+    """Return the numbers of vectors ``(m,)`` that are there.
+
+    Raises:
+        RuntimeArgumentError: one is not.
+        ArgumentError: not integers.
+    """
+    rows = np.asarray(keys)
+    if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+        raise argument_error(argument, "must be integers (m,)", f"{rows.dtype} of shape {rows.shape}", "pass ids")
+    wrong = (rows < 0) | (rows >= count)
+    if wrong.any():
+        raise runtime_error(
+            "Error: 'key >= 0 && key < ntotal' failed", argument, f"must be within 0..{count - 1}",
+            int(rows[np.argmax(wrong)]), "pass ids of vectors that are there",
+        )  # fmt: skip
+    return rows.astype(np.int64)
+
+
+def as_row(argument: str, key: Any, count: int) -> npt.NDArray[np.int64]:
+    """Return the number of one vector as :func:`as_rows` does."""
+    try:
+        return as_rows(argument, [operator.index(key)], count)
+    except TypeError:
+        raise number_error(argument, key) from None
+
+
+def options_for_codes(original: Any, options: WrapOptions, bits: int) -> WrapOptions:
+    """Return ``options`` for ``original``, which has codes of ``bits`` already; refuse what asks for others."""
+    if options.calibration is not None:
+        raise argument_error("calibration", "must be left out", "vectors", "codes that exist keep their range")
+    if options.asks_for_bits and options.bits != bits:
+        raise argument_error("bits", f"must be left out or {bits}", options.bits, "codes that exist stay as they are")
+    check_rescore(original, options)
+    return replace(options, bits=bits)
+
+
+def check_rescore(original: Any, options: WrapOptions) -> None:
+    """Refuse a second level where there cannot be one: beside inverted lists, or codes whose vectors are gone."""
+    if options.rescore != "none":
+        raise UnsupportedError(
+            f"a FAISS {type(original).__name__} with rescore={options.rescore!r} is not yet supported: "
+            "use rescore='none'"
         )
+
+
+def check_output(name: str, array: npt.NDArray[Any] | None, shape: tuple[int, ...], dtype: type) -> None:
+    """Refuse what results cannot be written to."""
+    if array is None:
+        return
+    rule = f"must be {dtype.__name__} of shape {shape}"
+    if not isinstance(array, np.ndarray):
+        raise argument_error(name, rule, f"a {type(array).__name__}", "pass a numpy array or leave it out")
+    if array.shape != shape or array.dtype != dtype:
+        raise argument_error(name, rule, f"{array.dtype} of shape {array.shape}", "leave it out")
+    if not array.flags.writeable:
+        raise argument_error(name, "must be writeable", "a read-only array", "leave it out")
 
 
 def delivered(values: npt.NDArray[Any], target: npt.NDArray[Any] | None) -> npt.NDArray[Any]:

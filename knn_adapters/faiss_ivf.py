@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
 from knn_adapters import _core
-from knn_adapters.faiss_storage import set_ranges
+from knn_adapters.faiss_storage import set_ranges, stock_of
+from knn_adapters.libraries import original
 from knn_adapters.quantizer import Quantizer
-from mp_plugins import UnsupportedError, argument_error
+from mp_plugins import UnsupportedError
 
-__all__ = ["ListSearch", "check_lists", "decoded", "quantized_lists", "stored_vectors"]
+__all__ = [
+    "ListSearch", "add_codes", "centroids", "check_lists", "decoded", "decoded_lists", "list_arrays", "nearest_lists",
+    "quantized_lists", "stand_alone_codes", "stored_vectors",
+]  # fmt: skip
+
+if TYPE_CHECKING:
+    import faiss
+else:
+    faiss = original("faiss")
 
 _Floats = npt.NDArray[np.float32]
 _Codes = npt.NDArray[np.uint8]
@@ -21,44 +30,56 @@ _Ids = npt.NDArray[np.int64]
 
 
 def check_lists(index: Any) -> None:
-    """Refuse lists that cannot be read in place, and a limit of the search that ours does not know.
+    """Refuse lists that cannot be read in place.
 
     Raises:
-        UnsupportedError: lists on disk or in blocks, or ``max_codes``.
-        ArgumentError: the index holds no vectors.
+        UnsupportedError: lists on disk or in blocks.
     """
-    if not index.ntotal:
-        raise argument_error("index", "must hold at least one vector", "ntotal=0", "call train() and add() first")
     lists = faiss.downcast_InvertedLists(index.invlists)
     if not isinstance(lists, faiss.ArrayInvertedLists):
         kind = type(lists).__name__
         raise UnsupportedError(f"inverted lists of type {kind} are not yet supported: use ArrayInvertedLists")
-    if index.max_codes:
-        raise UnsupportedError("`max_codes` of an IVF index is not yet supported: set it to 0")
 
 
-def _arrays(index: Any) -> tuple[list[_Codes], list[_Ids]]:
-    """Return codes ``(n, code_size)`` and ids of each list, as views of the index's memory."""
+def list_arrays(index: Any) -> Iterator[tuple[_Codes, _Ids]]:
+    """Yield codes ``(n, code_size)`` and ids of each list, as views of the index's memory."""
     lists, size = index.invlists, index.code_size
-    codes: list[_Codes] = []
-    ids: list[_Ids] = []
     for number in range(index.nlist):
         count = lists.list_size(number)
         if not count:  # the pointers of an empty list may be null
-            codes.append(np.empty((0, size), np.uint8))
-            ids.append(np.empty(0, np.int64))
+            yield np.empty((0, size), np.uint8), np.empty(0, np.int64)
             continue
-        codes.append(faiss.rev_swig_ptr(lists.get_codes(number), count * size).reshape(count, size))
-        ids.append(faiss.rev_swig_ptr(lists.get_ids(number), count))
-    return codes, ids
+        codes: _Codes = faiss.rev_swig_ptr(lists.get_codes(number), count * size)
+        yield codes.reshape(count, size), faiss.rev_swig_ptr(lists.get_ids(number), count)
 
 
-def _centroids(index: Any) -> _Floats | None:
+def centroids(index: Any) -> _Floats | None:
     """Return what the codes of each list are residuals of, ``(nlist, d)``, or None if they are not residuals."""
     if not index.by_residual:
         return None
-    found: _Floats = faiss.downcast_index(index.quantizer).reconstruct_n(0, index.nlist)
+    found: _Floats = stock_of(index.quantizer).reconstruct_n(0, index.nlist)
     return found
+
+
+def add_codes(index: Any, codes: _Codes, ids: _Ids | None) -> None:
+    """Add stand-alone codes ``(n, sa_code_size())``, whose lists they name, under ``ids`` or those that follow."""
+    stock = stock_of(index)
+    # The C++ method: what releases up to 1.10 have in Python loses the ids, or is missing.
+    add = getattr(stock, "add_sa_codes_c", stock.add_sa_codes)
+    add(len(codes), faiss.swig_ptr(codes), None if ids is None else faiss.swig_ptr(ids))
+
+
+def nearest_lists(index: Any, vectors: _Floats) -> _Ids:
+    """Return the list that each of ``vectors`` ``(n, d)`` belongs to, ``(n,)``; -1 where FAISS finds none."""
+    numbers: _Ids = stock_of(index.quantizer).assign(vectors, 1)[:, 0]
+    return numbers
+
+
+def stand_alone_codes(index: Any, numbers: _Ids, codes: _Codes) -> _Codes:
+    """Return ``codes`` ``(n, code_size)`` behind the ``numbers`` ``(n,)`` of their lists, as FAISS writes these."""
+    width = stock_of(index).coarse_code_size()
+    prefixes = numbers.astype("<u8").view(np.uint8).reshape(len(numbers), 8)[:, :width]
+    return np.concatenate([prefixes, codes], axis=1)
 
 
 def stored_vectors(index: Any) -> tuple[_Ids, _Floats]:
@@ -66,61 +87,82 @@ def stored_vectors(index: Any) -> tuple[_Ids, _Floats]:
 
     Raises:
         UnsupportedError: lists that cannot be read in place.
-        ArgumentError: the index holds no vectors.
     """
     check_lists(index)
-    codes, ids = _arrays(index)
+    codes, ids = zip(*list_arrays(index), strict=True)
     return np.concatenate(ids), np.concatenate(codes).view(np.float32)
 
 
-def decoded(index: Any, quantizer: Quantizer) -> tuple[_Ids, _Floats]:
+def decoded_lists(index: Any, quantizer: Any) -> Iterator[tuple[_Floats, _Codes, _Ids]]:
+    """Yield decoded vectors ``(n, d)``, codes and ids of each list of an SQ index that holds any."""
+    means = centroids(index)
+    for number, (codes, ids) in enumerate(list_arrays(index)):
+        if len(ids):
+            vectors = quantizer.decode(codes)
+            if means is not None:
+                vectors += means[number]
+            yield vectors, codes, ids
+
+
+def decoded(index: Any, quantizer: Any) -> tuple[_Ids, _Floats]:
     """Return ids ``(n,)`` and decoded vectors ``(n, d)`` of an SQ index, list by list."""
-    codes, ids = _arrays(index)
-    vectors = quantizer.decode(np.concatenate(codes))
-    centroids = _centroids(index)
-    if centroids is not None:
-        vectors += np.repeat(centroids, [len(rows) for rows in ids], axis=0)
-    return np.concatenate(ids), vectors
+    ids, vectors = [np.empty(0, np.int64)], [np.empty((0, index.d), np.float32)]
+    for rows, _, numbers in decoded_lists(index, quantizer):
+        vectors.append(rows)
+        ids.append(numbers)
+    return np.concatenate(ids), np.concatenate(vectors)
 
 
-def quantized_lists(original: Any, quantizer: Quantizer) -> Any:
+def quantized_lists(original: Any, quantizer: Any, bits: int, coarse: Any) -> Any:
     """Return a stock ``IndexIVFScalarQuantizer`` with the lists of an ``IndexIVFFlat``, encoded.
 
     Its codes are not those of residuals: with a range picked for the vectors nothing is lost by that, and a query needs
     no term of its own for each list.
+
+    Args:
+        original: trained or not, of any number of vectors.
+        quantizer: of its vectors; None if there are none yet.
+        bits: of the codes.
+        coarse: coarse quantizer to share with the caller; a copy of the original's, owned, if None.
     """
-    kind: Any = faiss.ScalarQuantizer.QT_8bit_uniform if quantizer.is_uniform else faiss.ScalarQuantizer.QT_8bit
-    coarse: Any = faiss.clone_index(original.quantizer)
-    made: Any = faiss.IndexIVFScalarQuantizer(coarse, original.d, original.nlist, kind, original.metric_type, False)
-    set_ranges(made, quantizer)
-    for number, (rows, ids) in enumerate(zip(*_arrays(original), strict=True)):
-        if len(ids):
-            codes = quantizer.encode(rows.view(np.float32))
-            made.invlists.add_entries(number, len(ids), faiss.swig_ptr(ids), faiss.swig_ptr(codes))
+    kind: Any = faiss.ScalarQuantizer.QT_8bit if bits == 8 else faiss.ScalarQuantizer.QT_4bit
+    shared: Any = coarse if coarse is not None else faiss.clone_index(original.quantizer)
+    made: Any = faiss.IndexIVFScalarQuantizer(shared, original.d, original.nlist, kind, original.metric_type, False)
+    if quantizer is not None:
+        set_ranges(made, quantizer, any_kind=True)
+        for number, (rows, ids) in enumerate(list_arrays(original)):
+            if len(ids):
+                codes = quantizer.encode(rows.view(np.float32))
+                made.invlists.add_entries(number, len(ids), faiss.swig_ptr(ids), faiss.swig_ptr(codes))
     made.ntotal, made.nprobe, made.verbose = original.ntotal, original.nprobe, original.verbose
-    # The C++ object owns its coarse quantizer from here on, as that of a file does.
-    coarse.this.disown()
-    made.own_fields = True
+    made.quantizer_trains_alone, made.parallel_mode = original.quantizer_trains_alone, original.parallel_mode
+    made.cp, made.max_codes = original.cp, original.max_codes
+    if coarse is None:
+        # The C++ object owns its coarse quantizer from here on, as that of a file does.
+        shared.this.disown()
+        made.own_fields = True
     return made
 
 
 class ListSearch:
-    """Search of an SQ index of inverted lists: FAISS' coarse quantizer picks the lists, our kernels scan them."""
+    """What searches an SQ index of inverted lists: FAISS' coarse quantizer picks the lists, our kernels scan them.
+
+    Attributes:
+        coarse: the coarse quantizer.
+        searcher: of the core, over the index's memory.
+        ids: of each list, as views of the index's memory.
+    """
 
     def __init__(self, index: Any, quantizer: Quantizer) -> None:
-        codes, ids = _arrays(index)
-        self._coarse = faiss.downcast_index(index.quantizer)
-        self._centroids = _centroids(index)
-        self._searcher = _core.IvfSearcher(
-            codes, ids, self._centroids, quantizer.scale, quantizer.offset, quantizer.core_metric
+        codes, ids = zip(*list_arrays(index), strict=True)
+        self.ids = ids
+        self.coarse = stock_of(index.quantizer)
+        self._centroids = centroids(index)
+        self.searcher = _core.IvfSearcher(
+            codes, ids, self._centroids, quantizer.scale, quantizer.offset, quantizer.core_metric, bits=quantizer.bits
         )
-
-    def search(self, queries: _Floats, k: int, n_probe: int, *, num_threads: int) -> tuple[_Floats, _Ids]:
-        """Return distances and ids ``(q, k)`` found in the ``n_probe`` lists whose centroids are nearest."""
-        assignment = self._coarse.search(queries, min(n_probe, self._coarse.ntotal))[1]
-        return self._searcher.search(queries, assignment, k, num_threads=num_threads)
 
     @property
     def bytes_beside_codes(self) -> int:
         """Bytes of norms, tables and our copy of the centroids."""
-        return self._searcher.nbytes + (self._centroids.nbytes if self._centroids is not None else 0)
+        return self.searcher.nbytes + (self._centroids.nbytes if self._centroids is not None else 0)

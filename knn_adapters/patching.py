@@ -16,6 +16,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from knn_adapters.libraries import INNER_MODULES, original
 from mp_plugins import MagicPyramidError, argument_error
 
 __all__ = ["LIBRARIES", "patch", "patched", "unpatch"]
@@ -152,7 +153,12 @@ def _replace(library: Any, stand_in: Any) -> list[_Replaced]:
     # What only we have is nothing that a program of theirs asks for; what the stand-in passes on is there already.
     values = {name: getattr(stand_in, name) for name in stand_in.__all__}
     own = {name: getattr(library, name) for name in values if hasattr(library, name)}
-    return [_Replaced(library, name, values[name]) for name in own if own[name] is not values[name]]
+    replaced = [_Replaced(library, name, values[name]) for name in own if own[name] is not values[name]]
+    return replaced + [
+        _Replaced(sys.modules[inner], library.__name__, original(library.__name__))
+        for inner in INNER_MODULES.get(library.__name__, ())
+        if hasattr(sys.modules.get(inner), library.__name__)
+    ]
 
 
 def _checked(libraries: Collection[str]) -> _Request:

@@ -31,6 +31,7 @@ class WrapOptions:
         calibration: vectors ``(m, d)`` to pick the clip range from, instead of the index's own.
         quantizer: the registered quantizer class.
         num_threads: threads for a large batch, None for the library's own default.
+        asks_for_bits: whether the caller named ``bits``; else codes that exist stay as they are.
     """
 
     bits: int = 8
@@ -38,6 +39,7 @@ class WrapOptions:
     calibration: npt.NDArray[np.float32] | None = None
     quantizer: type[Any] = field(default=Quantizer)
     num_threads: int | None = None
+    asks_for_bits: bool = False
 
     @classmethod
     def configured(cls, rescore_modes: tuple[str, ...] = RESCORE_MODES) -> WrapOptions:
@@ -143,15 +145,16 @@ def wrap(
     """Return a quantized index that answers in place of ``index``.
 
     The result passes ``isinstance`` for the class of ``index`` and is searched by the same calls, with the same units
-    of distance. An ``hnswlib.Index`` goes on growing, an ``annoy.AnnoyIndex`` can be unbuilt and built again; in
-    this release those of FAISS can be searched only. ``index`` is read, never changed, and may be dropped. An
-    ``annoy.AnnoyIndex`` of another metric is returned as it is, with a warning.
+    of distance. Indexes of hnswlib and FAISS go on growing, an ``annoy.AnnoyIndex`` can be unbuilt and built again.
+    ``index`` is read, never changed, and may be dropped. An ``annoy.AnnoyIndex`` of another metric is returned as it
+    is, with a warning.
 
     Args:
-        index: a ``faiss.IndexFlat*``, ``IndexHNSWFlat`` or ``IndexIVFFlat`` (L2, inner product), an ``hnswlib.Index``,
-            or a built ``annoy.AnnoyIndex`` (angular, euclidean, dot) that holds at least one vector; or a
-            ``faiss.IndexScalarQuantizer``, ``IndexHNSWSQ`` or ``IndexIVFScalarQuantizer`` of 8 bits, whose codes are
-            searched as they are.
+        index: a ``faiss.IndexFlat*``, ``IndexHNSWFlat`` or ``IndexIVFFlat`` (L2, inner product), or a
+            ``faiss.IndexScalarQuantizer``, ``IndexHNSWSQ`` or ``IndexIVFScalarQuantizer`` of 8 or 4 bits, whose codes
+            are searched as they are, alone or inside ``IndexIDMap``, ``IndexIDMap2``, ``IndexPreTransform`` or
+            ``IndexRefine*``; or an ``hnswlib.Index`` or a built ``annoy.AnnoyIndex`` (angular, euclidean, dot) that
+            holds at least one vector.
         bits: bits per dimension, 8 or 4; :func:`knn_adapters.configure` says which by default: 8 at first.
         rescore: what the last candidates are compared by: ``"none"``, their codes; ``"residual"``, their codes and 8
             bits a dimension of what the codes leave over, which costs as many bytes; ``"original"``, the vectors
@@ -175,6 +178,7 @@ def wrap(
         calibration=None if calibration is None else as_vectors("calibration", calibration),
         quantizer=load_registry("quantizers")[quantizer],
         num_threads=settings.num_threads,
+        asks_for_bits=bits is not None,
     )
     adapter = find_adapter(index)
     options.checked_for(adapter.rescore_modes)

@@ -1,5 +1,6 @@
 // The searcher of inverted lists: arrays of a list each, coarse assignments from outside.
 #include "arguments.hpp"
+#include "range_call.hpp"
 #include "search_call.hpp"
 #include "searchers.hpp"
 
@@ -48,22 +49,30 @@ class IvfSearcher {
                      nb::handle id_filter) {
         const Array assignment(assignment_object, "assignment", "int64", 2);
         Filter by(id_filter, Ids::any, 0);
-        return search_with(
-            queries, k, ivf_.items.dim, by,
-            [&](const float *rows, size_t n, size_t n_neighbors, float *distances, int64_t *ids) {
-                if (assignment.shape(0) != n)
-                    return mp_invalid(
-                        "`assignment` must have a row for each of the %zu queries, got %zu: pass what the "
-                        "coarse quantizer found",
-                        n, assignment.shape(0));
-                if (assignment.shape(1) > ivf_.n_lists)
-                    return mp_invalid(
-                        "`assignment` must have at most %zu columns, the number of lists, got %zu: search "
-                        "the coarse quantizer for fewer",
-                        ivf_.n_lists, assignment.shape(1));
-                return mp_ivf_search(&ivf_, &scratches_.pool, rows, n, assignment.as<int64_t>(), assignment.shape(1),
-                                     n_neighbors, by.get(), num_threads, distances, ids);
-            });
+        return search_with(queries, k, ivf_.items.dim, by,
+                           [&](const float *rows, size_t n, size_t n_neighbors, float *distances, int64_t *ids) {
+                               const mp_status status = check_shape(assignment, n);
+                               if (status.code != MP_OK)
+                                   return status;
+                               return mp_ivf_search(&ivf_, &scratches_.pool, rows, n, assignment.as<int64_t>(),
+                                                    assignment.shape(1), n_neighbors, by.get(), num_threads, distances,
+                                                    ids);
+                           });
+    }
+    nb::tuple range_search(nb::handle queries, nb::handle assignment_object, float radius, int64_t max_empty,
+                           int num_threads, nb::handle id_filter) {
+        const Array assignment(assignment_object, "assignment", "int64", 2);
+        Filter by(id_filter, Ids::any, 0);
+        in_range(max_empty, 0, INT64_MAX, "max_empty", "the lists without a result that end a search, 0 for none");
+        return range_search_with(queries, radius, ivf_.items.dim, num_threads, by,
+                                 [&](const mp_range &range, mp_range_hits *hits) {
+                                     const mp_status status = check_shape(assignment, range.n_queries);
+                                     if (status.code != MP_OK)
+                                         return status;
+                                     const mp_range_visits visits = {assignment.as<int64_t>(), assignment.shape(1),
+                                                                     static_cast<size_t>(max_empty)};
+                                     return mp_range_lists(&ivf_, &scratches_.pool, &range, &visits, hits);
+                                 });
     }
     size_t nbytes() const {
         return mp_ivf_bytes(&ivf_);
@@ -73,6 +82,17 @@ class IvfSearcher {
     // The vectors' dimension is that of `scale`: there may be no list with a code in it.
     static size_t dim_of(nb::handle scale) {
         return checked_dim(Array(scale, "scale", "float32", 1).shape(0));
+    }
+    mp_status check_shape(const Array &assignment, size_t n_queries) const {
+        if (assignment.shape(0) != n_queries)
+            return mp_invalid("`assignment` must have a row for each of the %zu queries, got %zu: pass what the "
+                              "coarse quantizer found",
+                              n_queries, assignment.shape(0));
+        if (assignment.shape(1) > ivf_.n_lists)
+            return mp_invalid("`assignment` must have at most %zu columns, the number of lists, got %zu: search "
+                              "the coarse quantizer for fewer",
+                              ivf_.n_lists, assignment.shape(1));
+        return mp_ok();
     }
     void take_lists(const nb::sequence &codes, const nb::sequence &ids) {
         if (nb::len(codes) != nb::len(ids))
@@ -113,6 +133,10 @@ void bind_ivf(nb::module_ &module) {
         .def("search", &IvfSearcher::search, nb::arg("queries"), nb::arg("assignment"), nb::arg("k"), nb::kw_only(),
              nb::arg("num_threads") = 0, nb::arg("id_filter").none() = nb::none(),
              "Return (distances, ids) of the k nearest in the lists assigned to each query.")
+        .def("range_search", &IvfSearcher::range_search, nb::arg("queries"), nb::arg("assignment"), nb::arg("radius"),
+             nb::kw_only(), nb::arg("max_empty") = 0, nb::arg("num_threads") = 0,
+             nb::arg("id_filter").none() = nb::none(),
+             "Return (lims, distances, ids) of all items of the lists inside the radius of each query.")
         .def_prop_ro("nbytes", &IvfSearcher::nbytes, "Bytes held beside the lists: norms and tables.");
 }
 

@@ -1,6 +1,7 @@
 // The searchers: a Python object holds the arrays, the core's view of them and the working memory of searches.
 #include "searchers.hpp"
 
+#include "range_call.hpp"
 #include "search_call.hpp"
 
 extern "C" {
@@ -12,6 +13,14 @@ extern "C" {
 
 namespace mp {
 namespace {
+
+nb::tuple scan_range(const mp_items &items, mp_scratch_pool &scratches, nb::handle queries, float radius,
+                     int num_threads, nb::handle id_filter) {
+    Filter by(id_filter, Ids::positions, items.n);
+    return range_search_with(
+        queries, radius, items.dim, num_threads, by,
+        [&](const mp_range &range, mp_range_hits *hits) { return mp_range_flat(&items, &scratches, &range, hits); });
+}
 
 class FlatSearcher {
   public:
@@ -33,6 +42,9 @@ class FlatSearcher {
                                return mp_flat_search(&flat, rows, n, n_neighbors, by.get(), num_threads, distances,
                                                      ids);
                            });
+    }
+    nb::tuple range_search(nb::handle queries, float radius, int num_threads, nb::handle id_filter) {
+        return scan_range(items_.items, scratches_.pool, queries, radius, num_threads, id_filter);
     }
 
   private:
@@ -68,6 +80,9 @@ class LinkedGraphSearcher {
                                return mp_graph_search(&graph_, &scratches_.pool, rows, n, n_neighbors,
                                                       static_cast<size_t>(ef), by.get(), num_threads, distances, ids);
                            });
+    }
+    nb::tuple range_search(nb::handle queries, float radius, int num_threads, nb::handle id_filter) {
+        return scan_range(graph_.items, scratches_.pool, queries, radius, num_threads, id_filter);
     }
 
   private:
@@ -150,6 +165,13 @@ template <class Searcher> void bind_second_level(nb::class_<Searcher> &searcher)
                  "Rescore by the vectors themselves from now on; to be called before the first search.");
 }
 
+// The same for those that score every code in a range search.
+template <class Searcher> void bind_range_search(nb::class_<Searcher> &searcher) {
+    searcher.def("range_search", &Searcher::range_search, nb::arg("queries"), nb::arg("radius"), nb::kw_only(),
+                 nb::arg("num_threads") = 0, nb::arg("id_filter").none() = nb::none(),
+                 "Return (lims, distances, ids) of all codes inside the radius of each query.");
+}
+
 } // namespace
 
 void bind_searchers(nb::module_ &module) {
@@ -161,6 +183,7 @@ void bind_searchers(nb::module_ &module) {
         .def("search", &FlatSearcher::search, nb::arg("queries"), nb::arg("k"), nb::kw_only(),
              nb::arg("num_threads") = 0, nb::arg("id_filter").none() = nb::none(),
              "Return (distances, ids) of the k nearest codes of each query.");
+    bind_range_search(flat);
 
     nb::class_<LinkedGraphSearcher> graph(module, "LinkedGraphSearcher",
                                           "HNSW search over a graph in FAISS' layout, read where it lies.");
@@ -174,6 +197,7 @@ void bind_searchers(nb::module_ &module) {
         .def("search", &LinkedGraphSearcher::search, nb::arg("queries"), nb::arg("k"), nb::arg("ef"), nb::kw_only(),
              nb::arg("num_threads") = 0, nb::arg("id_filter").none() = nb::none(),
              "Return (distances, ids) of the k nearest codes found with a pool of ef.");
+    bind_range_search(graph);
 
     nb::class_<ForestSearcher> forest(module, "ForestSearcher", "Annoy's search over a forest of split planes.");
     bind_second_level(forest);

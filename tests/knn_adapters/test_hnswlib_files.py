@@ -177,11 +177,9 @@ def test_files_that_do_not_fit_are_refused_and_change_nothing(small, tmp_path):
         index.save_index(tmp_path / "no folder" / "index")
 
 
-def test_export_refuses(small, tmp_path, build):
+def test_export_refuses(small, tmp_path):
     with pytest.raises(mp_plugins.ArgumentError, match="`index` must be wrapped"):
         knn_adapters.export(built(hnswlib, small), tmp_path / "plain")
-    with pytest.raises(mp_plugins.UnsupportedError, match="not yet supported"):
-        knn_adapters.export(knn_adapters.wrap(build["faiss"](small)), tmp_path / "plain")
     assert not list(tmp_path.iterdir())
 
 

@@ -1,7 +1,9 @@
 """patch(): programs that import a library before or after get the stand-in, and the library's own names come back."""
 
 import ast
+import copy
 import importlib
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -19,6 +21,7 @@ import mp_plugins
 from knn_adapters import hnswlib as stand_in
 from knn_adapters import patching
 from knn_adapters.libraries import original
+from knn_adapters.wrapping import find_adapter
 
 OWN = {module: dict(vars(module)) for module in (hnswlib, faiss, annoy)}
 
@@ -27,7 +30,7 @@ OWN = {module: dict(vars(module)) for module in (hnswlib, faiss, annoy)}
 def _all_is_undone():
     yield
     for module, names in OWN.items():
-        assert {name: value for name, value in vars(module).items() if names.get(name) is not value} == {}
+        assert [name for name, value in names.items() if vars(module).get(name) is not value] == []
 
 
 def python(program):
@@ -183,22 +186,26 @@ def test_every_name_that_both_have_is_replaced(library):
     module, ours = sys.modules[library], importlib.import_module(f"knn_adapters.{library}")
     shared = {name for name in ours.__all__ if name in OWN[module]}
     assert shared
+    before = set(vars(module))
     with knn_adapters.patched():
         for name in shared:
             assert getattr(module, name) is getattr(ours, name), name
-        assert set(vars(module)) == set(OWN[module])
+        assert set(vars(module)) == before
 
 
 def test_our_modules_take_the_library_from_where_it_stays_as_it_is():
     """A module of ours that said `import hnswlib` would get its own classes while a program is patched."""
     folder = Path(stand_in.__file__).parent
-    for path in sorted(folder.glob("hnswlib*.py")):
+    for path in sorted(path for library in patching.LIBRARIES for path in folder.glob(f"{library}*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 imported = {alias.name for alias in node.names}
-                assert node.col_offset > 0 or "hnswlib" not in imported, path.name  # behind TYPE_CHECKING
-    for module in [module for name, module in sys.modules.items() if name.startswith("knn_adapters.hnswlib")]:
-        assert getattr(module, "hnswlib", original("hnswlib")) is original("hnswlib")
+                assert node.col_offset > 0 or imported.isdisjoint(patching.LIBRARIES), path.name  # for type checkers
+            elif isinstance(node, ast.ImportFrom):
+                assert (node.module or "").partition(".")[0] not in patching.LIBRARIES, path.name
+    for library in patching.LIBRARIES:
+        for name in [name for name in sys.modules if name.startswith(f"knn_adapters.{library}")]:
+            assert getattr(sys.modules[name], library, original(library)) is original(library), name
 
 
 @pytest.fixture
@@ -273,3 +280,132 @@ def test_imports_in_other_threads_end(fakes):
         for name in ("fakelib", "fakelib_ours"):
             sys.modules.pop(name)
     assert not failed
+
+
+def faiss_kinds(module):
+    """Ways in which programs make indexes, by name, from what `import faiss` gave them."""
+    return {
+        "flat": module.IndexFlatL2(24),
+        "factory": module.index_factory(24, "HNSW8,Flat"),
+        "lists": module.IndexIVFFlat(module.IndexFlatL2(24), 24, 4),
+        "ids": module.IndexIDMap(module.IndexFlatIP(24)),
+    }
+
+
+def filled_faiss(module, vectors):
+    indexes = faiss_kinds(module)
+    for name, index in indexes.items():
+        index.train(vectors)
+        if name == "ids":
+            index.add_with_ids(vectors, np.arange(len(vectors)))
+        else:
+            index.add(vectors)
+    return indexes
+
+
+@pytest.fixture(scope="module")
+def many():
+    return np.random.default_rng(3).standard_normal((2200, 24)).astype(np.float32)
+
+
+def test_a_program_that_uses_faiss(many, tmp_path):
+    """Made, searched, saved, read and pickled within, by a program that imported FAISS before; used afterwards."""
+    plain = filled_faiss(faiss, many)
+    with knn_adapters.patched():
+        indexes = filled_faiss(faiss, many)
+        for name, index in indexes.items():
+            assert type(index).__module__.startswith("knn_adapters.faiss"), name
+            assert isinstance(index, faiss.Index)
+            assert knn_adapters.stats(index).bits == 8
+            faiss.write_index(index, str(tmp_path / name))
+            read = faiss.read_index(str(tmp_path / name))
+            for twin in (read, pickle.loads(pickle.dumps(index)), faiss.clone_index(index)):  # noqa: S301
+                assert type(twin).__module__.startswith("knn_adapters.faiss"), name
+                np.testing.assert_array_equal(twin.search(many[:20], 5)[1], index.search(many[:20], 5)[1])
+    for name, index in indexes.items():
+        assert type(plain[name]).__module__.startswith("faiss")
+        assert type(faiss.read_index(str(tmp_path / name))).__module__.startswith("faiss")
+        found, true = index.search(many[:200], 5)[1], plain[name].search(many[:200], 5)[1]
+        assert np.mean(found == true) > 0.8, name  # graphs differ in their links
+        assert np.linalg.norm(index.reconstruct(7) - many[7]) < 0.1 if name in ("flat", "factory") else True
+    merged, other = indexes["flat"], plain["flat"]
+    merged.merge_from(other)
+    assert (merged.ntotal, other.ntotal) == (4400, 0)
+
+
+def test_a_program_that_imports_faiss_and_annoy_later():
+    printed = python(
+        """
+        import sys, knn_adapters
+        assert not {"faiss", "annoy"} & set(sys.modules)
+        knn_adapters.patch()
+        import faiss, numpy as np
+        from annoy import AnnoyIndex
+        index = faiss.IndexIDMap(faiss.IndexFlatIP(4))
+        index.add_with_ids(np.eye(4, dtype=np.float32), np.arange(4) + 10)
+        forest = AnnoyIndex(4, "angular")
+        for item, row in enumerate(np.eye(4)):
+            forest.add_item(item, row)
+        forest.build(2)
+        print(type(index).__module__, AnnoyIndex.__module__)
+        print(index.search(np.eye(4, dtype=np.float32)[2:3], 1)[1][0, 0], forest.get_nns_by_item(3, 1)[0])
+        knn_adapters.unpatch()
+        print(faiss.IndexFlatL2.__module__, __import__("annoy").AnnoyIndex.__module__)
+        """
+    )
+    assert printed[:4] == ["knn_adapters.faiss_id_map", "knn_adapters.annoy", "12", "3"]
+    assert not any(name.startswith("knn_adapters") for name in printed[4:])
+
+
+def test_a_program_that_uses_annoy(many, tmp_path):
+    def filled():
+        index = annoy.AnnoyIndex(24, "angular")
+        for item, vector in enumerate(many):
+            index.add_item(item, vector)
+        index.build(5)
+        return index
+
+    plain = filled()
+    with knn_adapters.patched():
+        index = filled()
+        assert type(index).__module__ == "knn_adapters.annoy"
+        index.save(str(tmp_path / "index"))
+        knn_adapters.export(index, tmp_path / "exported")
+        read = annoy.AnnoyIndex(24, "angular")
+        read.load(str(tmp_path / "index"))
+        assert knn_adapters.stats(read).bits == 8
+    again = annoy.AnnoyIndex(24, "angular")
+    again.load(str(tmp_path / "exported"))
+    for item in range(20):
+        true = set(plain.get_nns_by_item(item, 10, 3000))
+        for other in (index, read, again):
+            assert len(true & set(other.get_nns_by_item(item, 10, 3000))) >= 8
+
+
+def test_indexes_of_the_library_stay_so_within(many):
+    """FAISS' pickling makes its objects through the names of its own module."""
+    plain = filled_faiss(faiss, many)
+    pickled = {name: pickle.dumps(index) for name, index in plain.items()}
+    with knn_adapters.patched():
+        for name, index in plain.items():
+            for twin in (pickle.loads(pickled[name]), copy.deepcopy(index)):  # noqa: S301
+                assert type(twin).__module__.startswith("faiss"), name
+                np.testing.assert_array_equal(twin.search(many[:20], 5)[1], index.search(many[:20], 5)[1])
+        clusters = faiss.Kmeans(24, 3, niter=2)
+        clusters.train(many)
+        assert clusters.assign(many)[1].shape == (2200,)
+
+
+def test_adapters_know_both_within(build, small):
+    outside = {library: build[library](small) for library in patching.LIBRARIES}
+    wrapped = {library: knn_adapters.wrap(index) for library, index in outside.items()}
+    with knn_adapters.patched(), knn_adapters.patched(libraries=["faiss"]):
+        inside = {library: build[library](small) for library in patching.LIBRARIES}
+        for library in patching.LIBRARIES:
+            for index in (outside[library], wrapped[library], inside[library]):
+                assert type(find_adapter(index)).__name__.lower() == f"{library}adapter"
+            assert not find_adapter(outside[library]).is_wrapped(outside[library])
+            assert find_adapter(inside[library]).is_wrapped(inside[library])
+            assert knn_adapters.stats(knn_adapters.wrap(outside[library])).bits == 8
+            with pytest.raises(mp_plugins.ArgumentError, match="must not be wrapped already"):
+                knn_adapters.wrap(inside[library])

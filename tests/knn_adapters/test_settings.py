@@ -2,11 +2,15 @@
 
 import threading
 
+import faiss
 import hnswlib
+import numpy as np
 import pytest
 
 import knn_adapters
 import mp_plugins
+from knn_adapters import annoy as annoy_stand_in
+from knn_adapters import faiss as faiss_stand_in
 from knn_adapters import hnswlib as stand_in
 from knn_adapters.settings import Settings, current_settings
 from knn_adapters.wrapping import WrapOptions
@@ -57,6 +61,72 @@ def test_a_mode_that_an_index_does_not_have_is_refused(build, small):
     ):
         with pytest.raises(mp_plugins.UnsupportedError, match=r"'original' is not yet .*: use rescore='none' or resc"):
             call()
+
+
+@pytest.mark.parametrize("kind", ["IndexFlatL2", "IndexFlatIP", "IndexHNSWFlat", "IndexIVFFlat", "IDMap,Flat"])
+def test_the_stand_in_for_faiss_takes_the_defaults(words, kind):
+    rows = np.ascontiguousarray(words[:2500, :32])
+
+    def made():
+        if kind == "IndexIVFFlat":
+            return faiss_stand_in.IndexIVFFlat(faiss_stand_in.IndexFlatL2(32), 32, 8)
+        if kind == "IndexHNSWFlat":
+            return faiss_stand_in.IndexHNSWFlat(32, 8)
+        return faiss_stand_in.index_factory(32, kind) if "," in kind else getattr(faiss_stand_in, kind)(32)
+
+    with knn_adapters.configure(bits=4):
+        index = made()
+    index.train(rows)
+    index.add_with_ids(rows, np.arange(2500)) if "," in kind else index.add(rows)
+    assert knn_adapters.stats(index).bits == 4
+    with knn_adapters.configure(rescore="residual"):
+        if kind == "IndexIVFFlat":
+            with pytest.raises(mp_plugins.UnsupportedError, match=r"'residual' is not yet .*: use rescore='none'"):
+                made()
+            return
+        index = made()
+    index.add_with_ids(rows, np.arange(2500)) if "," in kind else index.add(rows)
+    assert knn_adapters.stats(index).codes_bytes >= 2 * 32
+    with (
+        knn_adapters.configure(rescore="original"),
+        pytest.raises(mp_plugins.UnsupportedError, match=r"'original' is not yet .*: use rescore='none' or resc"),
+    ):
+        made()
+
+
+def test_codes_that_exist_keep_their_bits(words):
+    rows, kinds = np.ascontiguousarray(words[:500, :32]), {8: "SQ8", 4: "SQ4"}
+    knn_adapters.configure(bits=4)
+    for bits, kind in kinds.items():
+        plain = faiss.index_factory(32, kind)
+        plain.train(rows)
+        plain.add(rows)
+        index = faiss_stand_in.index_factory(32, kind)
+        index.train(rows)
+        for one in (knn_adapters.wrap(plain), knn_adapters.wrap(plain, bits=bits), index):
+            assert knn_adapters.stats(one).bits == bits
+        with pytest.raises(mp_plugins.ArgumentError, match=f"`bits` must be left out or {bits}, got {12 - bits}"):
+            knn_adapters.wrap(plain, bits=12 - bits)
+
+
+def test_the_stand_in_for_annoy_takes_the_defaults(words, monkeypatch):
+    monkeypatch.setenv("MP_KNN_BITS", "4")
+    index = annoy_stand_in.AnnoyIndex(384, "angular")
+    for item, vector in enumerate(words[:2100]):
+        index.add_item(item, vector)
+    index.build(1)
+    assert knn_adapters.stats(index).bits == 4
+    monkeypatch.setenv("MP_KNN_RESCORE", "original")
+    with pytest.raises(mp_plugins.UnsupportedError, match=r"'original' is not yet .*: use rescore='none' or resc"):
+        annoy_stand_in.AnnoyIndex(384, "angular")
+    with knn_adapters.configure(rescore="residual"):
+        assert options_of(annoy_stand_in.AnnoyIndex(384, "angular")) == (4, "residual")
+
+
+def test_what_wrap_is_told_counts_for_annoy_too(build, small):
+    original = build["annoy"](small)
+    knn_adapters.configure(rescore="original")
+    assert options_of(knn_adapters.wrap(original, rescore="none")) == (8, "none")
 
 
 def test_an_index_keeps_what_it_was_made_with(words):
