@@ -1,9 +1,7 @@
 /* AVX2: both sides are widened to 16 bit and multiplied with vpmaddwd, which is exact. vpmaddubsw would do twice the
  * work per instruction but saturates: 2 * 255 * 127 does not fit 16 bit. */
 #include "shared.h"
-#include "tile.h"
-
-#include <immintrin.h>
+#include "vex.h"
 
 #define TILE_CODES 2
 
@@ -40,14 +38,8 @@ static inline __m256i add_products_(__m256i sum_i32x8, __m256i code_i16x16, __m2
     return _mm256_add_epi32(sum_i32x8, _mm256_madd_epi16(code_i16x16, query_i16x16));
 }
 
-/* The sums of four accumulators, in order. */
-static inline __m128i reduce4_(__m256i a, __m256i b, __m256i c, __m256i d) {
-    const __m256i abcd_i32x8 = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
-    return _mm_add_epi32(_mm256_castsi256_si128(abcd_i32x8), _mm256_extracti128_si256(abcd_i32x8, 1));
-}
-
 /* The products of one code, not yet added up. */
-static inline __m256i multiply_row_(const uint8_t *code, const int8_t *query, size_t dim) {
+MP_INLINE __m256i multiply_row_(const uint8_t *code, const int8_t *query, size_t dim) {
     __m256i even_i32x8 = _mm256_setzero_si256(), odd_i32x8 = even_i32x8;
     size_t i = 0;
     for (; i + 32 <= dim; i += 32) {
@@ -65,8 +57,7 @@ static inline __m256i multiply_row_(const uint8_t *code, const int8_t *query, si
 
 MP_KERNEL(avx2)
 static int32_t mp_dot_u8s8_avx2(const uint8_t *code, const int8_t *query, size_t dim) {
-    const __m256i sum_i32x8 = multiply_row_(code, query, dim);
-    return _mm_cvtsi128_si32(reduce4_(sum_i32x8, sum_i32x8, sum_i32x8, sum_i32x8));
+    return dot_of_row_(multiply_row_, code, query, dim);
 }
 
 MP_KERNEL(avx2)
@@ -91,15 +82,7 @@ static void mp_dot4_u8s8_avx2(const uint8_t *const codes[4], const int8_t *query
 MP_KERNEL(avx2)
 static void mp_run_u8s8_avx2(const uint8_t *codes, size_t stride, size_t n, const int8_t *query, size_t dim,
                              int32_t *dots) {
-    for (; n >= 4; n -= 4, codes += 4 * stride, dots += 4) {
-        const __m256i first_i32x8 = multiply_row_(codes, query, dim);
-        const __m256i second_i32x8 = multiply_row_(codes + stride, query, dim);
-        const __m256i third_i32x8 = multiply_row_(codes + 2 * stride, query, dim);
-        const __m256i fourth_i32x8 = multiply_row_(codes + 3 * stride, query, dim);
-        _mm_storeu_si128((__m128i *)(void *)dots, reduce4_(first_i32x8, second_i32x8, third_i32x8, fourth_i32x8));
-    }
-    for (size_t row = 0; row < n; row++)
-        dots[row] = mp_dot_u8s8_avx2(codes + row * stride, query, dim);
+    run_of_rows_(multiply_row_, codes, stride, n, query, dim, dots);
 }
 
 /* Lanes are queries, each as two int32 that are added up at the end: 16-bit products come in pairs. */

@@ -1,7 +1,6 @@
 /* AVX-VNNI, packed 4-bit codes: each half of the bytes meets its own plane of the query. */
-#include "mp/kernels.h"
+#include "vex.h"
 
-#include <immintrin.h>
 #include <string.h>
 
 /* Loaded at offset `bytes`, its last `bytes` lanes are set: keeps the end of a load that overlaps what was done. */
@@ -31,14 +30,8 @@ static inline __m256i add_products_(__m256i sum_i32x8, __m256i code_u4x64, __m25
     return _mm256_dpbusd_avx_epi32(_mm256_dpbusd_avx_epi32(sum_i32x8, low_u8x32, even_s8x32), high_u8x32, odd_s8x32);
 }
 
-/* The sums of four accumulators, in order. */
-static inline __m128i reduce4_(__m256i a, __m256i b, __m256i c, __m256i d) {
-    const __m256i abcd_i32x8 = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
-    return _mm_add_epi32(_mm256_castsi256_si128(abcd_i32x8), _mm256_extracti128_si256(abcd_i32x8, 1));
-}
-
 /* The products of one code, not yet added up. */
-static inline __m256i multiply_row_(const uint8_t *code, const int8_t *query, size_t dim) {
+MP_INLINE __m256i multiply_row_(const uint8_t *code, const int8_t *query, size_t dim) {
     const size_t size = (dim + 1) / 2;
     const int8_t *odd = query + mp_plane_bytes(dim);
     __m256i sum_i32x8 = _mm256_setzero_si256();
@@ -55,8 +48,7 @@ static inline __m256i multiply_row_(const uint8_t *code, const int8_t *query, si
 
 MP_KERNEL(avxvnni)
 static int32_t mp_dot_u4s8_avxvnni(const uint8_t *code, const int8_t *query, size_t dim) {
-    const __m256i sum_i32x8 = multiply_row_(code, query, dim);
-    return _mm_cvtsi128_si32(reduce4_(sum_i32x8, sum_i32x8, sum_i32x8, sum_i32x8));
+    return dot_of_row_(multiply_row_, code, query, dim);
 }
 
 MP_KERNEL(avxvnni)
@@ -86,15 +78,7 @@ static void mp_dot4_u4s8_avxvnni(const uint8_t *const codes[4], const int8_t *qu
 MP_KERNEL(avxvnni)
 static void mp_run_u4s8_avxvnni(const uint8_t *codes, size_t stride, size_t n, const int8_t *query, size_t dim,
                                 int32_t *dots) {
-    for (; n >= 4; n -= 4, codes += 4 * stride, dots += 4) {
-        const __m256i first_i32x8 = multiply_row_(codes, query, dim);
-        const __m256i second_i32x8 = multiply_row_(codes + stride, query, dim);
-        const __m256i third_i32x8 = multiply_row_(codes + 2 * stride, query, dim);
-        const __m256i fourth_i32x8 = multiply_row_(codes + 3 * stride, query, dim);
-        _mm_storeu_si128((__m128i *)(void *)dots, reduce4_(first_i32x8, second_i32x8, third_i32x8, fourth_i32x8));
-    }
-    for (size_t row = 0; row < n; row++)
-        dots[row] = mp_dot_u4s8_avxvnni(codes + row * stride, query, dim);
+    run_of_rows_(multiply_row_, codes, stride, n, query, dim, dots);
 }
 
 const struct mp_kernels mp_kernels_avxvnni_u4 = {

@@ -117,8 +117,8 @@ def _searcher_place(index: Any) -> tuple[Any, str]:
         return index._elements.rows, "search"
     if hasattr(index, "_served"):
         return index._served, "_searcher"
-    lists = getattr(index, "_lists", None)
-    return (index if lists is None else lists), "_searcher"
+    lists = index._lists
+    return (index._contents if lists is None else lists), "searcher"
 
 
 def _seconds(call: _Call) -> float:
