@@ -92,12 +92,16 @@ def n_probe_of(index: Any, params: Any) -> int:
     return min(n_probe, int(index.nlist))
 
 
-def visited(index: Any, queries: _Floats, params: Any) -> _Ids:
-    """Return the lists ``(q, nprobe)`` that FAISS' coarse quantizer picks for each query; -1 for none."""
-    coarse, inner = index._lists.coarse, None if params is None else params.quantizer_params
-    how = {} if inner is None else {"params": inner}
-    found: _Ids = coarse.search(queries, n_probe_of(index, params), **how)[1]
-    return found
+def visited(index: Any, coarse: Any, queries: _Floats, params: Any) -> _Ids:
+    """Return the lists ``(q, nprobe)`` that ``coarse``, a quantizer of FAISS, picks for each query; -1 for none."""
+    n_probe, inner = n_probe_of(index, params), None if params is None else params.quantizer_params
+    if inner is not None:
+        found: _Ids = coarse.search(queries, n_probe, params=inner)[1]
+        return found
+    # The queries are checked: FAISS' Python would look at them again, for as long as a short list takes.
+    distances, ids = np.empty((len(queries), n_probe), np.float32), np.empty((len(queries), n_probe), np.int64)
+    coarse.search_c(len(queries), faiss.swig_ptr(queries), n_probe, faiss.swig_ptr(distances), faiss.swig_ptr(ids))
+    return ids
 
 
 def within_budget(index: Any, assignment: _Ids, params: Any, k: int) -> _Ids:

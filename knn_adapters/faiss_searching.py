@@ -32,9 +32,10 @@ def nearest(index: Any, queries: _Floats, k: int, params: Any) -> tuple[_Floats,
     """Return distances and ids ``(q, k)`` of the k nearest, missing ones as the core has them."""
     how = _how(index, queries, params)
     found: tuple[_Floats, _Ids]
-    if index._lists is not None:
-        assignment = within_budget(index, visited(index, queries, params), params, k)
-        found = _answer(index._lists.searcher.search, queries, assignment, k, **how)
+    lists = index._lists
+    if lists is not None:
+        assignment = within_budget(index, visited(index, lists.coarse, queries, params), params, k)
+        found = _answer(lists.searcher.search, queries, assignment, k, **how)
     elif index._hnsw is not None:
         found = _answer(index._searcher.search, queries, k, ef_of(index, params, k), **how)
     else:
@@ -46,10 +47,11 @@ def within(index: Any, queries: _Floats, radius: float, params: Any) -> _Range:
     """Return ``(lims, distances, ids)`` of what is nearer than ``radius``."""
     how = _how(index, queries, params)
     found: _Range
-    if index._lists is not None:
-        assignment = visited(index, queries, params)
+    lists = index._lists
+    if lists is not None:
+        assignment = visited(index, lists.coarse, queries, params)
         how["max_empty"] = max_empty_of(params)
-        found = _answer(index._lists.searcher.range_search, queries, assignment, radius, **how)
+        found = _answer(lists.searcher.range_search, queries, assignment, radius, **how)
     else:
         found = _answer(index._searcher.range_search, queries, radius, **how)
     return found

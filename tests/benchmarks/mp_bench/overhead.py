@@ -77,6 +77,7 @@ def overhead_rows(data: Data, k: int, rounds: int) -> list[Row]:
 def _microseconds(engine: Engine, data: Data, k: int, rounds: int) -> tuple[float, float]:
     """Return the medians of the core's call and of ours, over queries that take turns."""
     prepared = [engine.prepared(query) for query in data.queries[:_QUERIES]]
+    engine.one(prepared[0], k)  # the first search sets up what the core reads
     holder, attribute = _searcher_place(engine.index)
     searcher = getattr(holder, attribute)
     recorder = _Recorder(searcher)
