@@ -34,10 +34,12 @@ def _all_is_undone():
 
 
 def python(program):
-    """Run a program of its own, in which nothing is imported yet; its warnings are errors."""
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False
-    )
+    """Run a program of its own, in which nothing is imported yet; its warnings are errors.
+
+    Isolated: a checkout that tests are started in must not stand before what is installed.
+    """
+    command = [sys.executable, "-I", "-W", "error", "-c", textwrap.dedent(program)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout.split()
 
