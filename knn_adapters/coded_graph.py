@@ -9,12 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from knn_adapters import _core
+from knn_adapters.outliers import OutlierRule, too_many
 from knn_adapters.quantizer import Quantizer, quantizer_bytes
 
 __all__ = ["CodedGraph", "GraphSettings"]
-
-_BLOCK_ROWS = 4096  # vectors whose errors are computed at once
-_MOST_OUTSIDE = 8  # a quantizer is trained anew when one vector in so many is outside of its range
 
 _Floats = npt.NDArray[np.float32]
 _Ids = npt.NDArray[np.int64]
@@ -49,16 +47,16 @@ class CodedGraph:
         quantizer: trained.
         settings: of the graph.
         capacity: number of vectors to make room for.
-        error_limit: squared length of what the range cuts off, above which a vector is outside.
+        rule: which vectors are outside.
 
     Attributes:
         outside: the vectors that are, by id; None in their place where the graph keeps all.
     """
 
-    def __init__(self, quantizer: Any, settings: GraphSettings, capacity: int, error_limit: float) -> None:
+    def __init__(self, quantizer: Any, settings: GraphSettings, capacity: int, rule: OutlierRule) -> None:
         self.quantizer = quantizer
         self.settings = settings
-        self.error_limit = error_limit
+        self._rule = rule
         self.graph = _core.HnswGraph(
             quantizer.dim, capacity, quantizer.scale, quantizer.offset, quantizer.metric, bits=quantizer.bits,
             span=_span(quantizer), feedback=getattr(quantizer, "feedback", None),
@@ -66,21 +64,17 @@ class CodedGraph:
             ef_construction=settings.ef_construction, seed=settings.seed,
         )  # fmt: skip
         self.search = self.graph.search
-        self._low = quantizer.offset
-        self._high = quantizer.offset + quantizer.scale * np.float32(2**quantizer.bits - 1)
         self.outside: dict[int, _Floats | None] = {}
 
     @classmethod
     def trained_on(cls, quantizer: Any, vectors: _Floats, settings: GraphSettings, capacity: int) -> CodedGraph:
-        """Return an empty graph for ``quantizer``, which was trained on ``vectors`` ``(n, d)``.
+        """Return an empty graph for ``quantizer``, which was trained on ``vectors`` ``(n, d)``."""
+        return cls(quantizer, settings, capacity, OutlierRule.trained_on(quantizer, vectors))
 
-        A vector is outside if it loses more than twice of what seven in eight of these do and fifty times of what
-        rounding loses on average, added together: seven times the noise that all distances have.
-        """
-        made = cls(quantizer, settings, capacity, 0.0)
-        usual = float(np.quantile(made._errors(vectors), 1.0 - 1.0 / _MOST_OUTSIDE))
-        made.error_limit = 2.0 * usual + 4.0 * float(np.square(quantizer.scale, dtype=np.float64).sum())
-        return made
+    @property
+    def error_limit(self) -> float:
+        """Squared length of what the range cuts off, above which a vector is outside."""
+        return self._rule.limit
 
     def append(self, vectors: _Floats, *, num_threads: int = 0) -> None:
         """Add ``vectors`` ``(n, d)`` behind the last."""
@@ -125,13 +119,12 @@ class CodedGraph:
 
     def are_outside(self, vectors: _Floats) -> npt.NDArray[np.bool_]:
         """Return for each of ``vectors`` whether the quantizer cuts off too much of it."""
-        outside: npt.NDArray[np.bool_] = self._errors(vectors) > self.error_limit
-        return outside
+        return self._rule.are_outside(vectors)
 
     def outgrown_by(self, outside: npt.NDArray[np.bool_]) -> bool:
         """Whether the quantizer has to be trained anew if vectors come of which these are ``outside``, ``(m,)``."""
         n_outside = len(self.outside) + int(np.count_nonzero(outside))
-        return n_outside * _MOST_OUTSIDE > self.count + len(outside)
+        return too_many(n_outside, self.count + len(outside))
 
     def keep_outside(self, ids: _Ids, vectors: _Floats) -> None:
         """Keep vectors that are outside, beside their codes."""
@@ -171,15 +164,6 @@ class CodedGraph:
         """Bytes of the quantizer and of the vectors that are outside."""
         kept = sum(vector.nbytes for vector in self.outside.values() if vector is not None)
         return quantizer_bytes(self.quantizer) + kept
-
-    def _errors(self, vectors: _Floats) -> npt.NDArray[np.float32]:
-        """Return the squared length of what the range cuts off, ``(n,)``."""
-        errors = np.empty(len(vectors), np.float32)
-        for start in range(0, len(vectors), _BLOCK_ROWS):
-            block = vectors[start : start + _BLOCK_ROWS]
-            beyond = block - np.clip(block, self._low, self._high)
-            np.einsum("ij,ij->i", beyond, beyond, out=errors[start : start + _BLOCK_ROWS])
-        return errors
 
 
 def _span(quantizer: Any) -> float:

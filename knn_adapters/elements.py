@@ -13,6 +13,7 @@ from knn_adapters._validation import RuntimeArgumentError, runtime_error
 from knn_adapters.coded_graph import CodedGraph, GraphSettings
 from knn_adapters.exact_vectors import ExactVectors
 from knn_adapters.labels import LabelTable
+from knn_adapters.outliers import OutlierRule
 from knn_adapters.quantizer import Quantizer
 from knn_adapters.wrapping import WrapOptions
 
@@ -266,7 +267,7 @@ def _restored_graph(
         settings.space, np.array(arrays["scale"]), np.array(arrays["offset"]), fields["clip"], bits=fields["bits"],
         span=fields["span"], feedback=np.array(arrays["feedback"]) if "feedback" in arrays else None,
     )  # fmt: skip
-    rows = CodedGraph(quantizer, settings.graph, fields["max_elements"], fields["error_limit"])
+    rows = CodedGraph(quantizer, settings.graph, fields["max_elements"], OutlierRule(quantizer, fields["error_limit"]))
     rows.fill(
         arrays["codes"], arrays.get("residuals"), level0=arrays["level0"], element_levels=arrays["element_levels"],
         link_lists=arrays["link_lists"], entry_point=fields["entry_point"], max_level=fields["max_level"],
