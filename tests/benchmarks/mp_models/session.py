@@ -1,0 +1,152 @@
+"""Runs one task: trains or loads its models, picks their settings on held-out documents, and measures them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mp_models.choosing import choose, points_of, records_of
+from mp_models.contenders import Answers, Contender, bfloat16, int8
+from mp_models.keeping import Kept, ModelShelf
+from mp_models.measuring import sample, time_in_turns
+from mp_models.onnx_int8 import OnnxInt8
+from mp_models.results import Measured, TaskResult, baselines
+from mp_models.tasks import Task
+from mp_models.training import Recipe, Trainer
+
+__all__ = ["BERT", "EXITS", "OURS", "PRUNING", "Settings", "run_task"]
+
+BERT, PRUNING, EXITS, OURS = "BERT", "token pruning alone", "early exit alone", "Magic Pyramid"
+_BATCH = 32
+_KEEP_SCALES = (0.0, 0.5, 0.75, 1.0)
+_PRUNING_SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a task is measured.
+
+    Attributes:
+        rounds: of every timing.
+        batch_documents: test documents timed in batches.
+        one_documents: test documents timed one by one.
+        max_loss: accuracy that the chosen settings may lose on the held-out documents, 0 to 1.
+        bfloat16: train in mixed precision.
+        threads: of torch and of ONNX Runtime.
+        others: also the contenders beside BERT and the three ideas (other precisions, padding).
+    """
+
+    rounds: int
+    batch_documents: int
+    one_documents: int
+    max_loss: float
+    bfloat16: bool
+    threads: int
+    others: bool = True
+
+
+def run_task(task: Task, recipe: Recipe, shelf: ModelShelf, tokenizer: Any, settings: Settings) -> TaskResult:
+    """Measure one task."""
+    trainer = Trainer(task, recipe, shelf, tokenizer, bfloat16=settings.bfloat16)
+    bert = trainer.bert()
+    pruned = trainer.pruned(bert)
+    kept = {BERT: bert, PRUNING: pruned, EXITS: trainer.with_exits(bert, "exits")}
+    kept[OURS] = trainer.with_exits(pruned, "pyramid")
+    least = Contender(BERT, bert.model).answers(task.held_out).accuracy(task.held_out) - settings.max_loss
+    result = TaskResult(
+        title=task.title,
+        facts=_facts(task, kept),
+        work=baselines(
+            [len(row["input_ids"]) for row in task.test],
+            bert.model.config,
+            batch_size=_BATCH,
+            max_tokens=task.max_tokens,
+        ),
+        reference=BERT,
+        ours=OURS,
+        measured={},
+    )
+    for name, scales, exits in ((PRUNING, _PRUNING_SCALES, False), (EXITS, (0.0,), True), (OURS, _KEEP_SCALES, True)):
+        _settle(kept[name].model, name, task, scales, least, result, exits=exits)
+    contenders = [Contender(name, kept[name].model) for name in kept]
+    if settings.others:
+        contenders += _others(bert.model, kept[OURS].model, task, settings, result.skipped)
+    _measure(contenders, task, settings, result)
+    return result
+
+
+def _settle(
+    model: Any, name: str, task: Task, scales: tuple[float, ...], least: float, result: TaskResult, *, exits: bool
+) -> None:
+    """Set what the held-out documents say, and note the curve on the test documents."""
+    thresholds = None if exits else [0.0]
+    on_held_out = records_of(model, task.held_out, scales)
+    chosen = choose(points_of(model, on_held_out, thresholds), least)
+    result.chosen[name] = chosen
+    result.curves[name] = points_of(model, records_of(model, task.test, scales), thresholds)
+    model.config.keep_scale, model.config.exit_threshold = chosen.keep_scale, chosen.exit_threshold
+
+
+def _others(bert: Any, pyramid: Any, task: Task, settings: Settings, skipped: list[str]) -> list[Contender]:
+    """Return the contenders that are not compared by the targets; note which could not be made."""
+    makers: Mapping[str, Callable[[], Any]] = {
+        f"{BERT}, bfloat16": lambda: bfloat16(bert),
+        f"{BERT}, int8": lambda: int8(bert),
+        f"{BERT}, int8, ONNX Runtime": lambda: OnnxInt8(bert, settings.threads),
+        f"{OURS}, bfloat16": lambda: bfloat16(pyramid),
+        f"{OURS}, int8": lambda: int8(pyramid),
+    }
+    made = [Contender(f"{BERT}, padded to {task.max_tokens}", bert, pad_to=task.max_tokens)]
+    for name, make in makers.items():
+        try:
+            made.append(Contender(name, make()))
+        except ImportError as error:
+            skipped.append(f"{name}: not available here ({error})")
+    return made
+
+
+def _measure(contenders: list[Contender], task: Task, settings: Settings, result: TaskResult) -> None:
+    """Take the accuracy on all test documents and the times on a part of them."""
+    answers = {contender.name: contender.answers(task.test) for contender in contenders}
+    batch = time_in_turns(
+        contenders, sample(task.test, settings.batch_documents), _BATCH,
+        rounds=settings.rounds, title=f"{task.name}: batches of {_BATCH}",
+    )  # fmt: skip
+    alone = [contender for contender in contenders if contender.pad_to is None]
+    one = time_in_turns(
+        alone, sample(task.test, settings.one_documents), 1, rounds=settings.rounds, title=f"{task.name}: one by one"
+    )
+    for name, found in answers.items():
+        gflops = None if found.flops is None else float(found.flops.double().mean()) / 1e9
+        result.measured[name] = Measured(found.accuracy(task.test), gflops, batch[name], one.get(name))
+        if found.exit_layer is not None:
+            result.depths[name] = _depths(found, task)
+
+
+def _depths(answers: Answers, task: Task) -> dict[str, Any]:
+    """Return the share of documents that left at each depth, and of all tokens that each layer kept."""
+    if answers.exit_layer is None or answers.tokens_kept is None:
+        raise TypeError("a plain model has no exits")
+    layers = answers.tokens_kept.shape[1]
+    tokens = sum(len(row["input_ids"]) for row in task.test)
+    return {
+        "exit_shares": (torch.bincount(answers.exit_layer, minlength=layers + 1) / len(answers.predicted)).tolist(),
+        "kept_shares": (answers.tokens_kept.sum(0) / tokens).tolist(),
+    }
+
+
+def _facts(task: Task, kept: Mapping[str, Kept]) -> dict[str, Any]:
+    lengths = [len(row["input_ids"]) for row in task.test]
+    return {
+        "documents": {"train": len(task.train), "held out": len(task.held_out), "test": len(task.test)},
+        "classes": len(task.label_names),
+        "max_tokens": task.max_tokens,
+        "mean_tokens": statistics.fmean(lengths),
+        "models": {
+            name: {"name": found.name, "earlier": found.earlier, **found.record} for name, found in kept.items()
+        },
+    }

@@ -1,0 +1,160 @@
+"""The models of one task: BERT fine-tuned, and from it the pruned one, the one with exits, and the one with both."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, set_seed
+
+from hf_integration.demo_checkpoint import checkpoint_path
+from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
+from hf_integration.recipe import RECIPE, run_stages
+from hf_integration.registration import attach, detach
+from mp_models.keeping import Kept, ModelShelf
+from mp_models.tasks import Task
+
+__all__ = ["Recipe", "Trainer", "recipe_of"]
+
+_SAVE_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the models of a task are trained, beyond :data:`hf_integration.recipe.RECIPE`.
+
+    Attributes:
+        train_tokens: documents are cut to so many for the three stages that run the backbone backwards.
+        stages: changes to the arguments of :class:`transformers.TrainingArguments`, by stage.
+        options: of :class:`hf_integration.MagicPyramidTrainer`.
+        seed: of every random choice.
+    """
+
+    train_tokens: int
+    stages: Mapping[str, Mapping[str, Any]]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 42
+
+
+_FINETUNE = {"learning_rate": 2e-4, "per_device_train_batch_size": 16}
+_RECIPES = {
+    "r8": Recipe(256, {"finetune": {**_FINETUNE, "num_train_epochs": 3}}),
+    "20ng": Recipe(128, {"finetune": {**_FINETUNE, "num_train_epochs": 2}}),
+    "tweets": Recipe(256, {"finetune": {**_FINETUNE, "num_train_epochs": 2}}),
+    "pairs": Recipe(256, {"finetune": {**_FINETUNE, "num_train_epochs": 2}}),
+}
+
+
+def recipe_of(task: str, *, quick: bool) -> Recipe:
+    """Return the recipe of a task; ``quick`` makes one epoch of every stage that runs the backbone."""
+    recipe = _RECIPES[task]
+    if not quick:
+        return recipe
+    return Recipe(64, {**recipe.stages, "finetune": {**_FINETUNE, "num_train_epochs": 1}}, recipe.options, recipe.seed)
+
+
+class Trainer:
+    """Makes the models of one task, each at most once.
+
+    Args:
+        task: its documents.
+        recipe: how.
+        shelf: where they are kept.
+        tokenizer: of the checkpoint.
+        bfloat16: train in mixed precision, which is faster where the processor multiplies bfloat16.
+    """
+
+    def __init__(self, task: Task, recipe: Recipe, shelf: ModelShelf, tokenizer: Any, *, bfloat16: bool) -> None:
+        self._task, self._recipe, self._shelf = task, recipe, shelf
+        self._bfloat16 = bfloat16
+        self._collate = DataCollatorWithPadding(tokenizer)
+        self._short = [_cut(row, recipe.train_tokens, tokenizer.sep_token_id) for row in task.train]
+
+    def bert(self) -> Kept:
+        """Return plain BERT, fine-tuned."""
+
+        def make(work: Path) -> tuple[Any, Any]:
+            names = dict(enumerate(self._task.label_names))
+            set_seed(self._recipe.seed)
+            bert = AutoModelForSequenceClassification.from_pretrained(
+                checkpoint_path(), id2label=names, label2id={name: index for index, name in names.items()}
+            )
+            # Half of the parameters are word vectors that this few documents hardly change.
+            bert.bert.embeddings.requires_grad_(False)
+            pyramid = attach(bert)
+            reports = self._run(pyramid, ("finetune",), work, {})
+            return detach(pyramid), reports
+
+        return self._shelf.get(f"{self._task.name}-bert", self._facts("finetune"), make)
+
+    def pruned(self, bert: Kept, *, pruner: str = "attention", settings: Mapping[str, Any] | None = None) -> Kept:
+        """Return a model that has learned to do with fewer tokens (stages ``soft`` and ``hard``), without exits."""
+        settings = {"token_pruner": pruner, **(settings or {})}
+
+        def make(work: Path) -> tuple[Any, Any]:
+            pyramid = _attached(bert.model, settings)
+            pyramid.base_model.embeddings.requires_grad_(False)
+            return pyramid, self._run(pyramid, ("soft", "hard"), work, {})
+
+        facts = {**self._facts("soft", "hard"), "from": bert.name, "settings": settings}
+        return self._shelf.get(f"{self._task.name}-pruned-{pruner}", facts, make)
+
+    def with_exits(self, kept: Kept, title: str, settings: Mapping[str, Any] | None = None) -> Kept:
+        """Return a copy of a model with internal classifiers: the quick recipe, the backbone stays as it is."""
+        settings = dict(settings or {})
+
+        def make(work: Path) -> tuple[Any, Any]:
+            pyramid = _attached(kept.model, settings)
+            return pyramid, self._run(pyramid, ("exits",), work, settings)
+
+        facts = {**self._facts("exits"), "from": kept.name, "settings": settings}
+        return self._shelf.get(f"{self._task.name}-{title}", facts, make)
+
+    def _run(self, model: Any, stages: Sequence[str], work: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+        shared = {"use_cpu": True, "bf16": self._bfloat16}
+        return [
+            asdict(report)
+            for report in run_stages(
+                model,
+                self._task.train if stages == ("exits",) else self._short,
+                output_dir=work,
+                stages=stages,
+                training_arguments={stage: {**shared, **self._recipe.stages.get(stage, {})} for stage in stages},
+                trainer_options=self._recipe.options,
+                seed=self._recipe.seed,
+                save_steps=_SAVE_STEPS,
+                data_collator=self._collate,
+            )
+        ]
+
+    def _facts(self, *stages: str) -> dict[str, Any]:
+        rows = self._task.train if stages == ("exits",) else self._short
+        return {
+            "rows": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
+            "stages": {stage: {**RECIPE[stage], **self._recipe.stages.get(stage, {})} for stage in stages},
+            "options": dict(self._recipe.options),
+            "seed": self._recipe.seed,
+            "bfloat16": self._bfloat16,
+        }
+
+
+def _attached(model: Any, settings: Mapping[str, Any]) -> Any:
+    """Return a copy as a Magic Pyramid with ``settings``; a pruner that it has learned stays."""
+    if not isinstance(model, MagicPyramidForSequenceClassification):
+        return attach(copy.deepcopy(model), **settings)
+    made = type(model)(model.config.updated(settings))
+    # Another criterion has other parameters, which start untrained.
+    made.load_state_dict(model.state_dict(), strict=False)
+    return made.eval()
+
+
+def _cut(row: dict[str, Any], tokens: int, separator: int) -> dict[str, Any]:
+    """Return a row of at most ``tokens`` tokens, of which the last one stays the separator. Pairs are left whole."""
+    if len(row["input_ids"]) <= tokens or "token_type_ids" in row:
+        return row
+    return {**row, "input_ids": [*row["input_ids"][: tokens - 1], separator]}
