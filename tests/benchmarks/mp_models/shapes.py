@@ -112,7 +112,7 @@ def shape_rows(rows: Rows, batch_sizes: Sequence[int], *, rounds: int) -> list[d
                     "seconds": times[contender.name].rounds,
                     "bert_seconds": times["BERT"].rounds,
                     "met": abs(time / work - 1) <= TOLERANCE,
-                }  # fmt: skip
+                }
             )
     return made
 
