@@ -36,10 +36,10 @@ def contenders_table(result: TaskResult) -> str:
     """Return every contender of one task; times as seconds a document and as speed over BERT's."""
     work = result.work
     lines = [
-        f"BERT computes {work.unpadded:.3f} GFLOPs a document without padding, {work.longest:.3f} padded to the longest "
-        f"of a batch of 32, {work.maximum:.3f} padded to the maximum.",
+        f"BERT computes {work.unpadded:.3f} GFLOPs a document without padding, {work.longest:.3f} padded to the "
+        f"longest of a batch of 32, {work.maximum:.3f} padded to the maximum.",
         "",
-        "| model | accuracy | loss | GFLOPs | less work: unpadded, longest, maximum | documents/s, 32 | | one by one | |",
+        "| model | accuracy | loss | GFLOPs | less work: unpadded, longest, maximum | documents/s, 32 | | alone | |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, measured in result.measured.items():
