@@ -17,6 +17,7 @@ from hf_integration.early_exit import ExitCriterion, InternalClassifier
 from hf_integration.families import ModelFamily
 from hf_integration.inputs import BatchInputs
 from hf_integration.layouts import Layout
+from hf_integration.lexical import LexicalClassifier
 from hf_integration.speed_budget import LEVELS, OperatingPoint, SpeedTable, measure_speed, one_budget
 from hf_integration.token_pruning import TokenPruner
 from mp_plugins import UnsupportedError, argument_error, create_plugin_manager, load_registry
@@ -44,7 +45,12 @@ class PyramidModel(PreTrainedModel):
     # The layers are not called as modules, so their own checkpointing does not run: the layout's does.
     supports_gradient_checkpointing = True
     # Absent from every plain checkpoint, and neutral until they are trained: not worth a warning.
-    _keys_to_ignore_on_load_missing = (r"^internal_classifiers\.", r"^exit_criterion\.", r"^token_pruner\.")
+    _keys_to_ignore_on_load_missing = (
+        r"^internal_classifiers\.",
+        r"^exit_criterion\.",
+        r"^lexical_classifier\.",
+        r"^token_pruner\.",
+    )
     # The loss is the mean over the batch; without this, Trainer would take the ** of the plain forward for more.
     accepts_loss_kwargs = False
 
@@ -194,7 +200,7 @@ class PyramidModel(PreTrainedModel):
 
     def _init_weights(self, module: torch.nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, (InternalClassifier, ExitCriterion, TokenPruner)):
+        if isinstance(module, (InternalClassifier, ExitCriterion, LexicalClassifier, TokenPruner)):
             module.reset_parameters()
 
     def _change(self, changes: Mapping[str, Any]) -> None:

@@ -167,6 +167,8 @@ def _check_max_layers(config: MagicPyramidConfig) -> None:
 def _check_names(config: MagicPyramidConfig) -> None:
     if config.execution not in _EXECUTIONS:
         raise argument_error("execution", f"must be one of {_EXECUTIONS}", repr(config.execution), "use 'compact'")
+    if not isinstance(config.lexical_exits, bool):
+        raise argument_error("lexical_exits", "must be True or False", repr(config.lexical_exits), "leave it out")
     for argument, name in (("exit_criterion", config.exit_criterion), ("token_pruner", config.token_pruner)):
         if not isinstance(name, str) and not (argument == "token_pruner" and name is None):
             raise argument_error(argument, "must be the name of a plug-in object", repr(name), "see its documentation")

@@ -43,6 +43,8 @@ class MagicPyramidConfig(PreTrainedConfig):
             ``"patience"``, ``"agreement"``, ``"learned"`` or a plug-in's. The last three take regression heads too.
         exit_tolerance: of regression heads, in the unit of the labels: predictions of consecutive exits that differ by
             less are the same to the criteria ``"patience"`` and ``"agreement"``.
+        lexical_exits: internal classifiers also read what a linear classifier makes of the tokens themselves, which
+            tells many topics before any layer; it takes ``vocab_size * num_labels`` numbers.
         token_pruner: name of the pruner: ``"attention"``, ``"cls-attention"``, ``"top-k"``, ``"gate"`` or a plug-in's;
             ``None`` = no pruner.
         pruning_layers: layers (1-based) that drop tokens between attention and feed-forward, out of
@@ -86,6 +88,7 @@ class MagicPyramidConfig(PreTrainedConfig):
         exit_threshold: float | None = None,
         exit_criterion: str = "entropy",
         exit_tolerance: float | None = None,
+        lexical_exits: bool = True,
         token_pruner: str | None = "attention",  # noqa: S107 - not a password
         pruning_layers: Sequence[int] | None = None,
         keep_threshold: float | Sequence[float] | None = None,
@@ -107,6 +110,7 @@ class MagicPyramidConfig(PreTrainedConfig):
         self.exit_threshold = implied["exit_threshold"] if exit_threshold is None else exit_threshold
         self.exit_criterion = exit_criterion
         self.exit_tolerance = exit_tolerance
+        self.lexical_exits = lexical_exits
         self.token_pruner = token_pruner
         self.pruning_layers = pruning_layers if pruning_layers is None else list(pruning_layers)
         self.keep_threshold = list(keep_threshold) if isinstance(keep_threshold, Sequence) else keep_threshold

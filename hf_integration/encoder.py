@@ -41,7 +41,7 @@ class EncoderResult:
         exit_layer: layers run for each sample, int64 ``[batch]``.
         attended: tokens that entered each layer, int64 ``[batch, layers]``, 0 = had left.
         kept: tokens that pruning left after each layer: int64, or float32 with gradients if soft.
-        pooled: ``[batch, exits, 3 * hidden_size]`` if recorded.
+        pooled: ``[batch, exits, features]`` if recorded; see :class:`~hf_integration.early_exit.InternalClassifier`.
         exits_asked: depths at which internal classifiers were asked.
     """
 
@@ -179,13 +179,19 @@ class PyramidEncoder(TokenEncoder):
     criterion: ExitCriterion
     classify: Callable[[Tensor], Tensor]
 
-    def run(self, layout: Layout, options: RunOptions) -> EncoderResult:
-        """Run the layers over ``layout`` until every sample has left."""
+    def run(self, layout: Layout, options: RunOptions, lexical: Tensor | None = None) -> EncoderResult:
+        """Run the layers over ``layout`` until every sample has left.
+
+        Args:
+            layout: the batch.
+            options: what the pass does.
+            lexical: logits of the lexical classifier ``[batch, labels]``, if the internal classifiers read them.
+        """
         last = len(self.layers) - 1
         ledger = _Ledger.of(layout, len(self.layers))
         active = self._is_active(options.soft_temperature)
         for depth, layer in enumerate(self.layers):
-            self._offer_exit(depth, layout, options, ledger)
+            self._offer_exit(depth, layout, options, lexical, ledger)
             if not layout.packing.lengths:
                 break
             ledger.enter(depth, layout)
@@ -196,11 +202,15 @@ class PyramidEncoder(TokenEncoder):
             ledger.leave(depth, layout)
         return ledger.result()
 
-    def _offer_exit(self, depth: int, layout: Layout, options: RunOptions, ledger: _Ledger) -> None:
+    def _offer_exit(
+        self, depth: int, layout: Layout, options: RunOptions, lexical: Tensor | None, ledger: _Ledger
+    ) -> None:
         forced = depth == options.max_layers
         if depth not in self.classifiers.depths or not (forced or options.exit_threshold > 0 or options.record_pooled):
             return
         pooled = layout.pool()
+        if lexical is not None:
+            pooled = torch.cat((pooled, lexical[layout.packing.sample_ids].to(pooled.dtype)), dim=1)
         if options.record_pooled:
             ledger.pooled.append(pooled)
             return

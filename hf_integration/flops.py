@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from hf_integration.early_exit import pooled_size
 from mp_plugins import argument_error
 
 if TYPE_CHECKING:
@@ -82,8 +83,11 @@ def pyramid_flops(
     total = total + reached_head * 2 * (_last_layer_macs(n_attended[:, -1], config) + _head_macs(config))
     # Tokens that an internal classifier at each depth pools over; 0 = the sample did not get there.
     pooled = torch.cat((lengths[:, None].double(), n_kept), dim=1)
+    if exits and config.lexical_exits:
+        # At most, because a token that occurs twice is looked up once.
+        total = total + 2 * config.num_labels * lengths
     for depth in exits:
-        classifier = 6 * config.hidden_size * exit_outputs
+        classifier = 2 * pooled_size(config) * exit_outputs
         total = total + (pooled[:, depth] > 0) * (2 * config.hidden_size * pooled[:, depth] + classifier)
     return total.float()
 

@@ -118,13 +118,16 @@ def make_inputs(make_batch: Callable[..., dict[str, torch.Tensor]]) -> Callable[
 
 @pytest.fixture(scope="session")
 def make_pyramid() -> Callable[..., Any]:
-    """Return a maker of Magic Pyramids whose internal classifiers are random too."""
+    """Return a maker of Magic Pyramids whose internal and lexical classifiers are random too."""
 
     def make(*, trained: bool = True, **fields: Any) -> Any:
         torch.manual_seed(0)
         config = hf_integration.MagicPyramidConfig(**{**TINY, **fields})
         model = hf_integration.MagicPyramidForSequenceClassification(config)
         if trained:
+            if model.lexical_classifier is not None:
+                # It is small beside the pooled states, which otherwise would decide nothing.
+                model.lexical_classifier.table.normal_().mul_(0.3)
             return spread(model)
         spread(model.bert)
         return model.eval()

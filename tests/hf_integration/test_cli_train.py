@@ -233,7 +233,7 @@ def test_quick_trains_exits_alone_on_a_fine_tuned_checkpoint(capsys, tmp_path, b
     assert f"magic-pyramid calibrate {fast}" in out
     before, after = (AutoModelForSequenceClassification.from_pretrained(folder).state_dict() for folder in (fine, fast))
     changed = {key.split(".")[0] for key, tensor in before.items() if not torch.equal(tensor, after[key])}
-    assert changed == {"internal_classifiers"}
+    assert changed == {"internal_classifiers", "lexical_classifier"}
 
 
 def test_wrong_input_fails_in_one_line(capsys, tmp_path, backbone, texts, trained):
