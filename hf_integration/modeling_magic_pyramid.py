@@ -39,7 +39,7 @@ class MagicPyramidForSequenceClassification(PyramidModel):
         >>> model.set_speed(exit_threshold=0.1)
     """
 
-    head = "ForSequenceClassification"
+    kind = "ForSequenceClassification"
 
     def own_modules(self) -> list[nn.Module]:
         """See :meth:`PyramidModel.own_modules`."""
@@ -195,6 +195,7 @@ class MagicPyramidForSequenceClassification(PyramidModel):
             classifiers=self.internal_classifiers,
             criterion=self.exit_criterion,
             classify=lambda first: self.family.classify(self, first),
+            pooling=self.family.pooling(self.config),
         )
         return encoder.run(layout, options)
 

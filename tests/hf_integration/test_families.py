@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 
 import pytest
@@ -59,7 +60,9 @@ def test_neutral_is_the_plain_model_on_embeddings_and_given_positions(make_plain
     embedded = {**batch, "inputs_embeds": plain.get_input_embeddings()(batch.pop("input_ids"))}
     embedded.pop("input_ids")
     placed = {**embedded, "position_ids": torch.arange(20, 32)[None]}
-    for inputs in (embedded, placed):
+    # DistilBERT takes positions in late releases of transformers only.
+    takes_positions = "position_ids" in inspect.signature(plain.forward).parameters
+    for inputs in (embedded, placed) if takes_positions else (embedded,):
         torch.testing.assert_close(run(pyramid, inputs).logits, run(plain, inputs).logits, atol=1e-5, rtol=0)
 
 
@@ -124,7 +127,7 @@ def test_decisions_of_these_models_vary(pyramids, make_inputs, family):
     middle = model.exit_criterion.uncertainty(first).median().item()
     output = run(model, batch, exit_threshold=middle, execution="compact")
     assert len(set(output.exit_layer.tolist())) > 1
-    stayed = output.exit_layer > 1
+    stayed = output.exit_layer >= 1
     assert (output.tokens_kept[stayed, 0] < torch.tensor(lengths)[stayed]).any()
 
 
@@ -214,15 +217,18 @@ def test_padding_on_the_left_moves_cls_to_the_first_live_token(make_plain, make_
     left = {name: torch.stack([values[0].roll(8), values[1]]) for name, values in right.items()}
     # Families that count positions from the left edge need to be told them.
     positions = torch.arange(17).expand(2, 17) + torch.tensor([[-8], [0]])
-    if "roberta" not in family.model_type and family.model_type != "camembert":
+    if not isinstance(family, hf_integration.RobertaFamily):
         left["position_ids"] = positions.clamp_min(0)
     torch.testing.assert_close(run(model, left).logits, run(model, right).logits, atol=1e-5, rtol=0)
 
 
 def test_operations_agree_with_torchs_counter(make_plain, make_inputs, family):
-    lengths = [13, 13]
+    # One text: those of a batch share what DeBERTa computes of the distances.
+    lengths = [13]
     plain, batch = make_plain(family), make_inputs(family, lengths)
     pyramid = hf_integration.attach(plain, keep_threshold=0.7)
+    # The counter stumbles over parameters that are passed to a module.
+    plain.requires_grad_(False)
     totals = []
     for model in (plain, pyramid):
         counter = FlopCounterMode(display=False)
