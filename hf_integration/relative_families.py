@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -122,7 +123,7 @@ class _Disentangled(RelativePositions):
         self.encoder, self.reach = encoder, reach
         self.kinds = config.pos_att_type or []
         # Content against content is one term; each kind of the others is one more, and their sum is scaled as a mean.
-        self.terms = 1 + ("c2p" in self.kinds) + ("p2c" in self.kinds)
+        self.share = 1 / math.sqrt(1 + ("c2p" in self.kinds) + ("p2c" in self.kinds))
         if config.relative_attention:
             rows = _rows(config, torch.arange(-reach, reach + 1, device=device))
             self.first, self.end = int(rows[0]), int(rows[-1]) + 1
@@ -130,7 +131,7 @@ class _Disentangled(RelativePositions):
 
     def place_queries(self, layer: nn.Module, queries: Tensor, positions: Tensor) -> Tensor:
         """See :meth:`RelativePositions.place_queries`. Attention itself scales by the width of a head alone."""
-        return queries * self.terms**-0.5
+        return queries * self.share
 
     def score_bias(self, layer: Any) -> ScoreBias | None:
         """See :meth:`RelativePositions.score_bias`."""
@@ -153,7 +154,7 @@ class _Disentangled(RelativePositions):
                 products = torch.matmul(query * scale, pos_key.transpose(1, 2))
                 added = added + products.gather(-1, rows.expand(*products.shape[:-1], -1))
             if pos_query is not None:
-                products = torch.matmul(key * (scale * self.terms**-0.5), pos_query.transpose(1, 2))
+                products = torch.matmul(key * (scale * self.share), pos_query.transpose(1, 2))
                 mirrored = rows.transpose(-1, -2).expand(*products.shape[:-1], -1)
                 added = added + products.gather(-1, mirrored).transpose(-1, -2)
             return added
