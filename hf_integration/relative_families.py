@@ -89,12 +89,14 @@ class DebertaV2Family(BertFamily):
         """See :meth:`ModelFamily.relative_macs`. Counted is a text alone; those of a batch share the projections."""
         if not config.relative_attention:
             return 0.0
-        kinds, width = config.pos_att_type or [], config.hidden_size
+        kinds, width = _kinds(config.pos_att_type), config.hidden_size
         rows: Tensor | int = 2 * _span(config)
         if lengths is not None:
             reach = lengths.long() - 1
             rows = _rows(config, reach) - _rows(config, -reach) + 1
-        projections = len({"c2p", "p2c"} & set(kinds))
+        # Where contents and distances share projections, the plain model makes both, needed or not.
+        both = lengths is None and getattr(config, "share_att_key", False)
+        projections = 2 if both else len(kinds)
         products = ("c2p" in kinds) * queries + ("p2c" in kinds) * keys
         macs: Tensor = (keys > 0) * rows * width * (projections * width + products)
         return macs
@@ -121,9 +123,9 @@ class _Disentangled(RelativePositions):
 
     def __init__(self, encoder: Any, config: Any, reach: int, device: torch.device) -> None:
         self.encoder, self.reach = encoder, reach
-        self.kinds = config.pos_att_type or []
+        self.kinds = _kinds(config.pos_att_type)
         # Content against content is one term; each kind of the others is one more, and their sum is scaled as a mean.
-        self.share = 1 / math.sqrt(1 + ("c2p" in self.kinds) + ("p2c" in self.kinds))
+        self.share = 1 / math.sqrt(1 + len(self.kinds))
         if config.relative_attention:
             rows = _rows(config, torch.arange(-reach, reach + 1, device=device))
             self.first, self.end = int(rows[0]), int(rows[-1]) + 1
@@ -136,7 +138,7 @@ class _Disentangled(RelativePositions):
     def score_bias(self, layer: Any) -> ScoreBias | None:
         """See :meth:`RelativePositions.score_bias`."""
         attention = layer.attention.self
-        if not attention.relative_attention:
+        if not (attention.relative_attention and self.kinds):
             return None
         embeddings = self.encoder.rel_embeddings.weight[self.first : self.end]
         if "layer_norm" in self.encoder.norm_rel_ebd:
@@ -162,7 +164,12 @@ class _Disentangled(RelativePositions):
         return bias
 
 
-def _projections(attention: Any, kinds: list[str], embeddings: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def _kinds(types: list[str] | None) -> frozenset[str]:
+    """Return which of the two terms for distances there are: content to position, position to content."""
+    return frozenset({"c2p", "p2c"}.intersection(types or ()))
+
+
+def _projections(attention: Any, kinds: frozenset[str], embeddings: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """Return distances as keys and as queries, ``[heads, rows, head_dim]`` each, ``None`` where scores lack them."""
     shared = attention.share_att_key
     found = []
