@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from mp_plugins import UnsupportedError, argument_error, load_registry
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-
+    from hf_integration.compatibility import PreTrainedConfig
     from hf_integration.configuration_magic_pyramid import MagicPyramidConfig
 
 __all__ = ["SETTINGS_VERSION", "check_settings", "check_unit", "is_regression"]
@@ -24,7 +23,7 @@ def check_settings(config: MagicPyramidConfig) -> None:
 
     Raises:
         mp_plugins.ArgumentError: a rule of :class:`MagicPyramidConfig` is broken; the message names the field.
-        mp_plugins.UnsupportedError: the architecture is not a plain encoder with absolute positions.
+        mp_plugins.UnsupportedError: the architecture is not a plain encoder, or a variant that its family lacks.
     """
     _check_version(config)
     _check_architecture(config)
@@ -78,10 +77,11 @@ def _check_architecture(config: MagicPyramidConfig) -> None:
         )
     if decodes or crosses or positions != "absolute":
         raise UnsupportedError(
-            "Magic Pyramid supports encoders with absolute positions, "
+            "Magic Pyramid supports encoders without position types of their own, "
             f"got is_decoder={decodes}, add_cross_attention={crosses}, position_embedding_type={positions!r}: "
             "use a plain encoder"
         )
+    config.family.check(config)
 
 
 def _is_number(value: object) -> bool:

@@ -7,10 +7,10 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transformers import PreTrainedConfig
-
+from hf_integration.compatibility import PreTrainedConfig
 from hf_integration.configuration_checks import SETTINGS_VERSION, check_settings, check_unit
-from hf_integration.families import FAMILIES, ModelFamily
+from hf_integration.families import FAMILIES
+from hf_integration.model_family import ModelFamily
 from mp_plugins import argument_error, load_registry
 
 __all__ = ["MagicPyramidConfig", "config_class", "family_of", "speed_settings"]
@@ -18,12 +18,7 @@ __all__ = ["MagicPyramidConfig", "config_class", "family_of", "speed_settings"]
 _BERT = FAMILIES[0]
 
 # Architectures that people ask for, and what stands in the way.
-_REFUSED = {
-    "deberta": "it attends by relative positions",
-    "deberta-v2": "it attends by relative positions",
-    "modernbert": "it rotates positions and attends in windows",
-    "mpnet": "it attends by relative positions",
-}
+_REFUSED = {"deberta": "its first version splits attention otherwise than deberta-v2 and -v3, which are supported"}
 
 
 class MagicPyramidConfig(PreTrainedConfig):
@@ -66,8 +61,8 @@ class MagicPyramidConfig(PreTrainedConfig):
 
     Raises:
         mp_plugins.ArgumentError: a field breaks a rule above; the message names it.
-        mp_plugins.UnsupportedError: the architecture is not a plain encoder with absolute positions, or the
-            configuration is of a newer release.
+        mp_plugins.UnsupportedError: the architecture is not a plain encoder, or the configuration is of a newer
+            release.
 
     Example:
         >>> MagicPyramidConfig(exit_threshold=0.1, exit_layers=[0, 2, 4]).exit_depths

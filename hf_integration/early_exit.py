@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import initialization as init
 
+from hf_integration.compatibility import init
 from hf_integration.configuration_checks import is_regression
 from mp_plugins import argument_error
 

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from hf_integration.early_exit import ExitCriterion, ExitEvidence, InternalClassifiers, should_exit
-from hf_integration.layouts import Layout, MaskedLayout
+from hf_integration.layouts import Layout
+from hf_integration.masked_layout import MaskedLayout
+from hf_integration.model_family import Pooling
 from hf_integration.token_pruning import TokenEvidence, TokenPruner
 
 __all__ = ["EncoderResult", "PyramidEncoder", "RunOptions", "TokenEncoder", "TokenResult"]
@@ -172,12 +174,14 @@ class PyramidEncoder(TokenEncoder):
     Attributes:
         classifiers: one per exit depth.
         criterion: how unsure a classifier is.
-        classify: the model's own head, from [CLS] states ``[n, hidden_size]`` to logits.
+        classify: the model's own head, from pooled last states ``[n, hidden_size]`` to logits.
+        pooling: what it reads.
     """
 
     classifiers: InternalClassifiers
     criterion: ExitCriterion
     classify: Callable[[Tensor], Tensor]
+    pooling: Pooling = "first"
 
     def run(self, layout: Layout, options: RunOptions, lexical: Tensor | None = None) -> EncoderResult:
         """Run the layers over ``layout`` until every sample has left.
@@ -196,7 +200,8 @@ class PyramidEncoder(TokenEncoder):
                 break
             ledger.enter(depth, layout)
             if depth == last:
-                ledger.let_go(layout.packing.sample_ids, self.classify(layout.last_layer(layer)), depth + 1)
+                pooled = layout.run_last(layer, self.pooling)
+                ledger.let_go(layout.packing.sample_ids, self.classify(pooled), depth + 1)
             else:
                 self._run_layer(depth + 1, layout, options.soft_temperature, active=active)
             ledger.leave(depth, layout)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import initialization as init
+
+from hf_integration.compatibility import init
 
 __all__ = ["Bags", "LexicalClassifier", "make_bags", "token_rarity"]
 

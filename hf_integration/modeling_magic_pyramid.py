@@ -41,7 +41,7 @@ class MagicPyramidForSequenceClassification(PyramidModel):
         >>> model.set_speed(exit_threshold=0.1)
     """
 
-    head = "ForSequenceClassification"
+    kind = "ForSequenceClassification"
 
     def own_modules(self) -> list[nn.Module]:
         """See :meth:`PyramidModel.own_modules`."""
@@ -201,6 +201,7 @@ class MagicPyramidForSequenceClassification(PyramidModel):
             classifiers=self.internal_classifiers,
             criterion=self.exit_criterion,
             classify=lambda first: self.family.classify(self, first),
+            pooling=self.family.pooling(self.config),
         )
         asks = options.exit_threshold > 0 or options.max_layers is not None or options.record_pooled
         return encoder.run(layout, options, self._lexical_logits(inputs, layout.packing) if asks else None)

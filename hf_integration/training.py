@@ -86,7 +86,7 @@ class MagicPyramidTrainer(Trainer):
                 "distillation_weight", "must be from 0 to 1", distillation_weight, "0 uses the labels alone"
             )
         super().__init__(*args, **kwargs)
-        if not isinstance(self.model, PyramidModel) or self.model.head == "Model":
+        if not isinstance(self.model, PyramidModel) or self.model.kind == "Model":
             raise argument_error(
                 "model",
                 "must be a Magic Pyramid model with a head",
