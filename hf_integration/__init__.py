@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, Any
 from mp_plugins import missing_dependency
 
 if TYPE_CHECKING:
+    from hf_integration.bert_families import (
+        AlbertFamily,
+        BertFamily,
+        DistilBertFamily,
+        ElectraFamily,
+        RobertaFamily,
+    )
     from hf_integration.calibration import CalibrationReport, calibrate
     from hf_integration.configuration_magic_pyramid import MagicPyramidConfig
     from hf_integration.early_exit import (
@@ -19,21 +26,15 @@ if TYPE_CHECKING:
     )
     from hf_integration.exit_criteria import AgreementCriterion, LearnedCriterion, PatienceCriterion
     from hf_integration.exit_selection import ExitThresholdChoice, choose_exit_threshold
-    from hf_integration.families import (
-        AlbertFamily,
-        BertFamily,
-        DistilBertFamily,
-        ElectraFamily,
-        ModelFamily,
-        RobertaFamily,
-    )
     from hf_integration.flops import baseline_flops
+    from hf_integration.model_family import ModelFamily, RelativePositions
     from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
     from hf_integration.modeling_token_level import (
         MagicPyramidForQuestionAnswering,
         MagicPyramidForTokenClassification,
         MagicPyramidModel,
     )
+    from hf_integration.modernbert_family import ModernBertFamily
     from hf_integration.outputs import (
         ExitStates,
         MagicPyramidModelOutput,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     )
     from hf_integration.recipe import RECIPE, StageReport, run_stages
     from hf_integration.registration import attach, detach, install, register, uninstall
+    from hf_integration.relative_families import DebertaV2Family, MPNetFamily
     from hf_integration.speed_budget import OperatingPoint
     from hf_integration.token_pruning import (
         AttentionPruner,
@@ -63,6 +65,7 @@ __all__ = [
     "CalibrationReport",
     "ClsAttentionPruner",
     "ConfidenceCriterion",
+    "DebertaV2Family",
     "DistilBertFamily",
     "ElectraFamily",
     "EntropyCriterion",
@@ -72,6 +75,7 @@ __all__ = [
     "ExitThresholdChoice",
     "GatePruner",
     "LearnedCriterion",
+    "MPNetFamily",
     "MagicPyramidConfig",
     "MagicPyramidForQuestionAnswering",
     "MagicPyramidForSequenceClassification",
@@ -84,8 +88,10 @@ __all__ = [
     "MagicPyramidTrainer",
     "MarginCriterion",
     "ModelFamily",
+    "ModernBertFamily",
     "OperatingPoint",
     "PatienceCriterion",
+    "RelativePositions",
     "RobertaFamily",
     "StageReport",
     "TokenEvidence",
@@ -106,7 +112,10 @@ _MODULES = (
     "configuration_magic_pyramid",
     "early_exit",
     "exit_criteria",
-    "families",
+    "model_family",
+    "bert_families",
+    "relative_families",
+    "modernbert_family",
     "flops",
     "outputs",
     "speed_budget",

@@ -7,17 +7,56 @@ the copies and the padded rows outweigh the calls that they save.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Importance", "first_attention", "packed_attention", "padded_attention", "received_attention"]
+__all__ = [
+    "Importance",
+    "PlacedBias",
+    "ScoreBias",
+    "first_attention",
+    "packed_attention",
+    "padded_attention",
+    "received_attention",
+]
 
 Importance = Literal["received", "first"]
 """How attention tells the importance of tokens: by what all queries give them, or by what [CLS], the first, does."""
+
+ScoreBias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""What is added to scores: from queries ``[..., heads, q, head_dim]``, keys and the slots of both, ``[..., q]`` and
+``[..., k]``, to ``[..., heads, q, k]`` in the dtype of the queries."""
+
+
+@dataclass(frozen=True)
+class PlacedBias:
+    """A bias of the scores, with where its tokens stood before any was pruned.
+
+    Attributes:
+        bias: the function.
+        query_slots: of the queries, int64 ``[T_q]`` for packed ones and ``[seq]`` for padded ones.
+        key_slots: of the keys, likewise.
+    """
+
+    bias: ScoreBias
+    query_slots: Tensor
+    key_slots: Tensor
+
+    def by_sample(self, query_lengths: Sequence[int], lengths: Sequence[int]) -> list[PlacedBias | None]:
+        """Return that of each sample of a packed batch."""
+        queries = torch.split(self.query_slots, list(query_lengths))
+        keys = torch.split(self.key_slots, list(lengths))
+        return [PlacedBias(self.bias, own, other) for own, other in zip(queries, keys, strict=True)]
+
+    def of(self, query: Tensor, key: Tensor) -> Tensor:
+        """Return the numbers for all queries and keys."""
+        return self.bias(query, key, self.query_slots, self.key_slots)
+
 
 # Rows of the score matrix held at once: bounds the memory to heads x 256 x n numbers, however long a text is.
 _QUERY_BLOCK = 256
@@ -33,6 +72,7 @@ def packed_attention(
     query_lengths: Sequence[int] | None = None,
     dropout: float = 0.0,
     importance: Importance | None = None,
+    bias: PlacedBias | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Attend within each sample of a packed batch.
 
@@ -45,24 +85,28 @@ def packed_attention(
         query_lengths: queries of each sample; as many as keys by default.
         dropout: probability with which attention weights are dropped.
         importance: also return that of the keys; needs as many queries as keys.
+        bias: added to the scores.
 
     Returns:
         The context ``[T_q, heads * head_dim]`` and the importance ``r`` float32 ``[T]`` (or ``None``): the mean over
         heads and queries (or of the first query) of the attention that a token receives, times the length, so that it
         is 1 on average.
     """
-    queries = _split_heads(query, query_lengths or lengths, num_heads)
+    query_lengths = query_lengths or lengths
+    queries = _split_heads(query, query_lengths, num_heads)
     keys, values = _split_heads(key, lengths, num_heads), _split_heads(value, lengths, num_heads)
+    biases = [None] * len(lengths) if bias is None else bias.by_sample(query_lengths, lengths)
     contexts: list[Tensor] = []
     importances: list[Tensor] = []
-    for q, k, v in zip(queries, keys, values, strict=True):
+    for q, k, v, own in zip(queries, keys, values, biases, strict=True):
         if importance == "received" or dropout > 0:
             # SDPA has no fused CPU kernel with dropout; its fallback measured 4 to 8 times slower than this.
-            context, received = _attend_in_blocks(q, k, v, dropout)
+            context, received = _attend_in_blocks(q, k, v, dropout, own)
         else:
-            context = functional.scaled_dot_product_attention(q[None], k[None], v[None])[0]
+            mask = None if own is None else own.of(q, k)[None]
+            context = functional.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask)[0]
         if importance is not None:
-            importances.append(received if importance == "received" else _first_row(q.detach(), k.detach()))
+            importances.append(received if importance == "received" else _first_row(q.detach(), k.detach(), own))
         contexts.append(context.transpose(0, 1))
     merged = torch.cat(contexts).flatten(1)
     return merged, None if importance is None else torch.cat(importances)
@@ -78,6 +122,7 @@ def padded_attention(
     num_heads: int,
     dropout: float = 0.0,
     importance: Importance | None = None,
+    bias: PlacedBias | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Attend within each sample of a padded batch, differentiably in everything.
 
@@ -90,6 +135,7 @@ def padded_attention(
         num_heads: number of heads.
         dropout: probability with which attention weights are dropped.
         importance: also return that of the keys.
+        bias: added to the scores.
 
     Returns:
         The context ``[batch, seq, heads * head_dim]`` and the importance ``r`` float32 ``[batch, seq]`` (or ``None``),
@@ -97,19 +143,26 @@ def padded_attention(
     """
     q, k, v = (part.view(*part.shape[:2], num_heads, -1).transpose(1, 2) for part in (query, key, value))
     scaled_query = q * q.shape[-1] ** -0.5
-    bias = _key_bias(live, token_weights, q.dtype)
+    added = _key_bias(live, token_weights, q.dtype)
+    if bias is not None:
+        added = added + bias.of(q, k)
     query_weights = live if token_weights is None else token_weights
     found = None
     if importance != "received" and token_weights is None and dropout == 0:
-        context = functional.scaled_dot_product_attention(q, k, v, attn_mask=live[:, None, None, :])
+        mask = live[:, None, None, :] if bias is None else added
+        context = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     else:
-        probabilities = torch.softmax(torch.matmul(scaled_query, k.transpose(2, 3)) + bias, dim=-1)
+        probabilities = torch.softmax(torch.matmul(scaled_query, k.transpose(2, 3)) + added, dim=-1)
         if importance == "received":
             found = received_attention(probabilities, query_weights)
         context = torch.matmul(functional.dropout(probabilities, dropout).to(v.dtype), v)
     if importance == "first":
-        rows = live.long().argmax(1)[:, None, None, None].expand(-1, num_heads, 1, q.shape[3])
-        scores = torch.matmul(scaled_query.gather(2, rows), k.transpose(2, 3)) + bias
+        first = live.long().argmax(1)
+        rows = first[:, None, None, None].expand(-1, num_heads, 1, q.shape[3])
+        scores = torch.matmul(scaled_query.gather(2, rows), k.transpose(2, 3))
+        scores = scores + _key_bias(live, token_weights, q.dtype)
+        if bias is not None:
+            scores = scores + bias.bias(q.gather(2, rows), k, bias.query_slots[first][:, None], bias.key_slots)
         found = first_attention(torch.softmax(scores, dim=-1)[:, :, 0], query_weights)
     return context.transpose(1, 2).flatten(2), found
 
@@ -156,19 +209,27 @@ def _split_heads(packed: Tensor, lengths: Sequence[int], num_heads: int) -> tupl
     return torch.split(heads, list(lengths), dim=1)
 
 
-def _first_row(q: Tensor, k: Tensor) -> Tensor:
+def _first_row(q: Tensor, k: Tensor, bias: PlacedBias | None) -> Tensor:
     """Return the importance to the first token of one sample, ``[heads, n, head_dim]`` each, as float32 ``[n]``."""
-    scores = torch.matmul(q[:, :1] * q.shape[-1] ** -0.5, k.transpose(1, 2))[:, 0]
-    return scores.softmax(-1).float().mean(0) * k.shape[1]
+    scores = torch.matmul(q[:, :1] * q.shape[-1] ** -0.5, k.transpose(1, 2))
+    if bias is not None:
+        scores = scores + bias.bias(q[:, :1], k, bias.query_slots[:1], bias.key_slots).detach()
+    return scores[:, 0].softmax(-1).float().mean(0) * k.shape[1]
 
 
-def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
+def _attend_in_blocks(
+    q: Tensor, k: Tensor, v: Tensor, dropout: float, bias: PlacedBias | None
+) -> tuple[Tensor, Tensor]:
     """Attend for one sample, ``[heads, n, head_dim]`` each; the importance is of float32 ``[n]``."""
     scaled_query = q * q.shape[-1] ** -0.5
     contexts: list[Tensor] = []
     received = torch.zeros(k.shape[1], dtype=torch.float32, device=k.device)
-    for block in scaled_query.split(_QUERY_BLOCK, dim=1):
-        probabilities = torch.softmax(torch.matmul(block, k.transpose(1, 2)), dim=-1)
+    for start in range(0, q.shape[1], _QUERY_BLOCK):
+        rows = slice(start, start + _QUERY_BLOCK)
+        scores = torch.matmul(scaled_query[:, rows], k.transpose(1, 2))
+        if bias is not None:
+            scores = scores + bias.bias(q[:, rows], k, bias.query_slots[rows], bias.key_slots)
+        probabilities = torch.softmax(scores, dim=-1)
         # Decisions carry no gradient here: learned thresholds are trained in masked execution.
         received = received + probabilities.detach().sum((0, 1), dtype=torch.float32)
         weights = functional.dropout(probabilities, dropout) if dropout > 0 else probabilities

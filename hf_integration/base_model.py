@@ -10,13 +10,16 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
+from hf_integration import compatibility
+from hf_integration.compatibility import PreTrainedConfig
 from hf_integration.configuration_magic_pyramid import MagicPyramidConfig, config_class, family_of, speed_settings
 from hf_integration.early_exit import ExitCriterion, InternalClassifier
-from hf_integration.families import ModelFamily
 from hf_integration.inputs import BatchInputs
 from hf_integration.layouts import Layout
+from hf_integration.lexical import LexicalClassifier
+from hf_integration.model_family import ModelFamily
 from hf_integration.speed_budget import LEVELS, OperatingPoint, SpeedTable, measure_speed, one_budget
 from hf_integration.token_pruning import TokenPruner
 from mp_plugins import UnsupportedError, argument_error, create_plugin_manager, load_registry
@@ -39,12 +42,14 @@ class PyramidModel(PreTrainedModel):
     """
 
     # What the names of the plain classes for this head end with.
-    head: ClassVar[str]
+    kind: ClassVar[str]
     family: ModelFamily
     # The layers are not called as modules, so their own checkpointing does not run: the layout's does.
     supports_gradient_checkpointing = True
     # Absent from every plain checkpoint, and neutral until they are trained: not worth a warning.
-    _keys_to_ignore_on_load_missing = (r"^internal_classifiers\.", r"^exit_criterion\.", r"^token_pruner\.")
+    _keys_to_ignore_on_load_missing = compatibility.silent_when_missing(
+        r"^internal_classifiers\.", r"^exit_criterion\.", r"^lexical_classifier\.", r"^token_pruner\."
+    )
     # The loss is the mean over the batch; without this, Trainer would take the ** of the plain forward for more.
     accepts_loss_kwargs = False
 
@@ -93,7 +98,7 @@ class PyramidModel(PreTrainedModel):
         """Return the plain model that shares this one's parameters: the attached one, or else one made once."""
         if self.attached_to is None:
             with torch.device("meta"):
-                plain = self.family.plain_class(self.head)(self._plain_config())
+                plain = self.family.plain_class(self.kind)(self._plain_config())
             share_modules(self, plain)
             # In a tuple, so that it does not become a submodule.
             self.attached_to = (plain,)
@@ -194,7 +199,7 @@ class PyramidModel(PreTrainedModel):
 
     def _init_weights(self, module: torch.nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, (InternalClassifier, ExitCriterion, TokenPruner)):
+        if isinstance(module, (InternalClassifier, ExitCriterion, LexicalClassifier, TokenPruner)):
             module.reset_parameters()
 
     def _change(self, changes: Mapping[str, Any]) -> None:
@@ -243,7 +248,10 @@ class PyramidModel(PreTrainedModel):
         given = {name: tensor for name, tensor in inputs.items() if tensor is not None}
         # Not by the class above: hooks of two base models on the same layers would record every state twice.
         states = self.plain_model().train(self.training)(**given, return_dict=True, **asked)
-        output.hidden_states, output.attentions = states.hidden_states, states.attentions
+        # By item: an attribute that was empty does not become one in every release.
+        for name in ("hidden_states", "attentions"):
+            if states.get(name) is not None:
+                output[name] = states[name]
 
     def _returned(self, output: Any, return_dict: bool | None) -> Any:
         return_dict = self.config.return_dict if return_dict is None else return_dict
@@ -257,8 +265,8 @@ def model_class(head: Any, family: ModelFamily) -> Any:
 
 @functools.cache
 def _derived(head: Any, family: ModelFamily) -> Any:
-    plain = family.plain_class(head.head)
-    name = f"MagicPyramid{family.class_prefix}{head.head}"
+    plain = family.plain_class(head.kind)
+    name = f"MagicPyramid{family.class_prefix}{head.kind}"
     body = {
         "family": family,
         "config_class": config_class(family),

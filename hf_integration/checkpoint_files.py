@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 # Absent from plain checkpoints without harm; see MagicPyramidForSequenceClassification.
-_OWN = ("internal_classifiers.", "exit_criterion.", "token_pruner.")
+_OWN = ("internal_classifiers.", "exit_criterion.", "lexical_classifier.", "token_pruner.")
 _DEFAULT_MAX_LENGTH = 256
 
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from mp_plugins import UnsupportedError, argument_error, load_registry
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-
+    from hf_integration.compatibility import PreTrainedConfig
     from hf_integration.configuration_magic_pyramid import MagicPyramidConfig
 
 __all__ = ["SETTINGS_VERSION", "check_settings", "check_unit", "is_regression"]
@@ -24,7 +23,7 @@ def check_settings(config: MagicPyramidConfig) -> None:
 
     Raises:
         mp_plugins.ArgumentError: a rule of :class:`MagicPyramidConfig` is broken; the message names the field.
-        mp_plugins.UnsupportedError: the architecture is not a plain encoder with absolute positions.
+        mp_plugins.UnsupportedError: the architecture is not a plain encoder, or a variant that its family lacks.
     """
     _check_version(config)
     _check_architecture(config)
@@ -78,10 +77,11 @@ def _check_architecture(config: MagicPyramidConfig) -> None:
         )
     if decodes or crosses or positions != "absolute":
         raise UnsupportedError(
-            "Magic Pyramid supports encoders with absolute positions, "
+            "Magic Pyramid supports encoders without position types of their own, "
             f"got is_decoder={decodes}, add_cross_attention={crosses}, position_embedding_type={positions!r}: "
             "use a plain encoder"
         )
+    config.family.check(config)
 
 
 def _is_number(value: object) -> bool:
@@ -167,6 +167,8 @@ def _check_max_layers(config: MagicPyramidConfig) -> None:
 def _check_names(config: MagicPyramidConfig) -> None:
     if config.execution not in _EXECUTIONS:
         raise argument_error("execution", f"must be one of {_EXECUTIONS}", repr(config.execution), "use 'compact'")
+    if not isinstance(config.lexical_exits, bool):
+        raise argument_error("lexical_exits", "must be True or False", repr(config.lexical_exits), "leave it out")
     for argument, name in (("exit_criterion", config.exit_criterion), ("token_pruner", config.token_pruner)):
         if not isinstance(name, str) and not (argument == "token_pruner" and name is None):
             raise argument_error(argument, "must be the name of a plug-in object", repr(name), "see its documentation")

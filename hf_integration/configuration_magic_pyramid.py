@@ -7,10 +7,10 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transformers import PreTrainedConfig
-
+from hf_integration.compatibility import PreTrainedConfig
 from hf_integration.configuration_checks import SETTINGS_VERSION, check_settings, check_unit
-from hf_integration.families import FAMILIES, ModelFamily
+from hf_integration.families import FAMILIES
+from hf_integration.model_family import ModelFamily
 from mp_plugins import argument_error, load_registry
 
 __all__ = ["MagicPyramidConfig", "config_class", "family_of", "speed_settings"]
@@ -18,12 +18,7 @@ __all__ = ["MagicPyramidConfig", "config_class", "family_of", "speed_settings"]
 _BERT = FAMILIES[0]
 
 # Architectures that people ask for, and what stands in the way.
-_REFUSED = {
-    "deberta": "it attends by relative positions",
-    "deberta-v2": "it attends by relative positions",
-    "modernbert": "it rotates positions and attends in windows",
-    "mpnet": "it attends by relative positions",
-}
+_REFUSED = {"deberta": "its first version splits attention otherwise than deberta-v2 and -v3, which are supported"}
 
 
 class MagicPyramidConfig(PreTrainedConfig):
@@ -43,6 +38,8 @@ class MagicPyramidConfig(PreTrainedConfig):
             ``"patience"``, ``"agreement"``, ``"learned"`` or a plug-in's. The last three take regression heads too.
         exit_tolerance: of regression heads, in the unit of the labels: predictions of consecutive exits that differ by
             less are the same to the criteria ``"patience"`` and ``"agreement"``.
+        lexical_exits: internal classifiers also read what a linear classifier makes of the tokens themselves, which
+            tells many topics before any layer; it takes ``vocab_size * num_labels`` numbers.
         token_pruner: name of the pruner: ``"attention"``, ``"cls-attention"``, ``"top-k"``, ``"gate"`` or a plug-in's;
             ``None`` = no pruner.
         pruning_layers: layers (1-based) that drop tokens between attention and feed-forward, out of
@@ -64,8 +61,8 @@ class MagicPyramidConfig(PreTrainedConfig):
 
     Raises:
         mp_plugins.ArgumentError: a field breaks a rule above; the message names it.
-        mp_plugins.UnsupportedError: the architecture is not a plain encoder with absolute positions, or the
-            configuration is of a newer release.
+        mp_plugins.UnsupportedError: the architecture is not a plain encoder, or the configuration is of a newer
+            release.
 
     Example:
         >>> MagicPyramidConfig(exit_threshold=0.1, exit_layers=[0, 2, 4]).exit_depths
@@ -86,6 +83,7 @@ class MagicPyramidConfig(PreTrainedConfig):
         exit_threshold: float | None = None,
         exit_criterion: str = "entropy",
         exit_tolerance: float | None = None,
+        lexical_exits: bool = True,
         token_pruner: str | None = "attention",  # noqa: S107 - not a password
         pruning_layers: Sequence[int] | None = None,
         keep_threshold: float | Sequence[float] | None = None,
@@ -107,6 +105,7 @@ class MagicPyramidConfig(PreTrainedConfig):
         self.exit_threshold = implied["exit_threshold"] if exit_threshold is None else exit_threshold
         self.exit_criterion = exit_criterion
         self.exit_tolerance = exit_tolerance
+        self.lexical_exits = lexical_exits
         self.token_pruner = token_pruner
         self.pruning_layers = pruning_layers if pruning_layers is None else list(pruning_layers)
         self.keep_threshold = list(keep_threshold) if isinstance(keep_threshold, Sequence) else keep_threshold

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import initialization as init
 
+from hf_integration.compatibility import init
 from hf_integration.configuration_checks import is_regression
 from mp_plugins import argument_error
 
@@ -177,15 +177,16 @@ def should_exit(uncertainty: Tensor, threshold: float) -> Tensor:
     return uncertainty < threshold
 
 
-def pooled_size(hidden_size: int) -> int:
-    """Return the number of features that an internal classifier reads: [CLS], mean and maximum."""
-    return 3 * hidden_size
+def pooled_size(config: MagicPyramidConfig) -> int:
+    """Return the number of features that an internal classifier reads: [CLS], mean, maximum and lexical logits."""
+    return int(3 * config.hidden_size + (config.num_labels if config.lexical_exits else 0))
 
 
 class InternalClassifier(nn.Module):
     """Standardisation and a linear map from pooled states to logits.
 
-    The pooled state of a sample is its first token, the mean and the maximum over its live tokens, side by side.
+    The pooled state of a sample is its first token, the mean and the maximum over its live tokens, and the logits of
+    the lexical classifier if there is one, side by side.
     """
 
     mean: Tensor
@@ -228,7 +229,7 @@ class InternalClassifiers(nn.Module):
     def __init__(self, config: MagicPyramidConfig, labels: int) -> None:
         super().__init__()
         self.depths = config.exit_depths
-        features = pooled_size(config.hidden_size)
+        features = pooled_size(config)
         self.heads = nn.ModuleList(InternalClassifier(features, labels) for _ in self.depths)
 
     def forward(self, depth: int, pooled: Tensor) -> Tensor:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from hf_integration.early_exit import ExitCriterion, ExitEvidence, InternalClassifiers, should_exit
-from hf_integration.layouts import Layout, MaskedLayout
+from hf_integration.layouts import Layout
+from hf_integration.masked_layout import MaskedLayout
+from hf_integration.model_family import Pooling
 from hf_integration.token_pruning import TokenEvidence, TokenPruner
 
 __all__ = ["EncoderResult", "PyramidEncoder", "RunOptions", "TokenEncoder", "TokenResult"]
@@ -41,7 +43,7 @@ class EncoderResult:
         exit_layer: layers run for each sample, int64 ``[batch]``.
         attended: tokens that entered each layer, int64 ``[batch, layers]``, 0 = had left.
         kept: tokens that pruning left after each layer: int64, or float32 with gradients if soft.
-        pooled: ``[batch, exits, 3 * hidden_size]`` if recorded.
+        pooled: ``[batch, exits, features]`` if recorded; see :class:`~hf_integration.early_exit.InternalClassifier`.
         exits_asked: depths at which internal classifiers were asked.
     """
 
@@ -172,35 +174,48 @@ class PyramidEncoder(TokenEncoder):
     Attributes:
         classifiers: one per exit depth.
         criterion: how unsure a classifier is.
-        classify: the model's own head, from [CLS] states ``[n, hidden_size]`` to logits.
+        classify: the model's own head, from pooled last states ``[n, hidden_size]`` to logits.
+        pooling: what it reads.
     """
 
     classifiers: InternalClassifiers
     criterion: ExitCriterion
     classify: Callable[[Tensor], Tensor]
+    pooling: Pooling = "first"
 
-    def run(self, layout: Layout, options: RunOptions) -> EncoderResult:
-        """Run the layers over ``layout`` until every sample has left."""
+    def run(self, layout: Layout, options: RunOptions, lexical: Tensor | None = None) -> EncoderResult:
+        """Run the layers over ``layout`` until every sample has left.
+
+        Args:
+            layout: the batch.
+            options: what the pass does.
+            lexical: logits of the lexical classifier ``[batch, labels]``, if the internal classifiers read them.
+        """
         last = len(self.layers) - 1
         ledger = _Ledger.of(layout, len(self.layers))
         active = self._is_active(options.soft_temperature)
         for depth, layer in enumerate(self.layers):
-            self._offer_exit(depth, layout, options, ledger)
+            self._offer_exit(depth, layout, options, lexical, ledger)
             if not layout.packing.lengths:
                 break
             ledger.enter(depth, layout)
             if depth == last:
-                ledger.let_go(layout.packing.sample_ids, self.classify(layout.last_layer(layer)), depth + 1)
+                pooled = layout.run_last(layer, self.pooling)
+                ledger.let_go(layout.packing.sample_ids, self.classify(pooled), depth + 1)
             else:
                 self._run_layer(depth + 1, layout, options.soft_temperature, active=active)
             ledger.leave(depth, layout)
         return ledger.result()
 
-    def _offer_exit(self, depth: int, layout: Layout, options: RunOptions, ledger: _Ledger) -> None:
+    def _offer_exit(
+        self, depth: int, layout: Layout, options: RunOptions, lexical: Tensor | None, ledger: _Ledger
+    ) -> None:
         forced = depth == options.max_layers
         if depth not in self.classifiers.depths or not (forced or options.exit_threshold > 0 or options.record_pooled):
             return
         pooled = layout.pool()
+        if lexical is not None:
+            pooled = torch.cat((pooled, lexical[layout.packing.sample_ids].to(pooled.dtype)), dim=1)
         if options.record_pooled:
             ledger.pooled.append(pooled)
             return

@@ -25,12 +25,14 @@ class CachedExits(Dataset[dict[str, Tensor]]):
     """The collected states of a data set.
 
     Args:
-        columns: ``pooled`` ``[N, exits, 3 * hidden_size]``, ``teacher_logits`` ``[N, labels]``, ``attended`` and
+        columns: ``pooled`` ``[N, exits, features]``, ``teacher_logits`` ``[N, labels]``, ``attended`` and
             ``kept`` int64 ``[N, layers]``, and, if the data set has them, ``labels``. All are on the host.
+        token_ids: of all texts, packed, int64 ``[T]``; ``None`` if the data set has embeddings instead.
     """
 
-    def __init__(self, columns: dict[str, Tensor]) -> None:
+    def __init__(self, columns: dict[str, Tensor], token_ids: Tensor | None = None) -> None:
         self.columns = columns
+        self.token_ids = token_ids
 
     def __len__(self) -> int:
         return len(self.columns["pooled"])
@@ -57,6 +59,7 @@ def collect_exit_states(
     """
     training, execution = model.training, model.config.execution
     columns: dict[str, list[Tensor]] = {}
+    tokens: list[Tensor] = []
     model.eval()
     model.config.execution = "compact"
     try:
@@ -71,6 +74,9 @@ def collect_exit_states(
             }
             if batch.get("labels") is not None:
                 found["labels"] = batch["labels"]
+            if "input_ids" in inputs:
+                live = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])) != 0
+                tokens.append(inputs["input_ids"][live].cpu())
             for name, value in found.items():
                 columns.setdefault(name, []).append(value.cpu())
     finally:
@@ -78,7 +84,8 @@ def collect_exit_states(
         model.config.execution = execution
     if not columns:
         raise argument_error("batches", "must hold at least one batch", "none", "pass a data set that is not empty")
-    return CachedExits({name: torch.cat(values) for name, values in columns.items()})
+    joined = {name: torch.cat(values) for name, values in columns.items()}
+    return CachedExits(joined, torch.cat(tokens) if tokens else None)
 
 
 def distillation_loss(

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from hf_integration.configuration_magic_pyramid import family_of
+from hf_integration.early_exit import pooled_size
 from mp_plugins import argument_error
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-
+    from hf_integration.compatibility import PreTrainedConfig
     from hf_integration.configuration_magic_pyramid import MagicPyramidConfig
+    from hf_integration.model_family import ModelFamily
 
 __all__ = ["baseline_flops", "pyramid_flops", "token_level_flops"]
 
@@ -49,7 +51,9 @@ def baseline_flops(
     elif padding != "none":
         raise argument_error("padding", "must be 'none', 'longest' or 'max_length'", repr(padding), "use 'none'")
     tokens = lengths.double()
-    macs = config.num_hidden_layers * _layer_macs(tokens, tokens, config) + _embedding_macs(tokens, config)
+    family = getattr(config, "family", None) or family_of(config.model_type, "config")
+    layer = _layer_macs(tokens, tokens, config, family) + family.relative_macs(config, tokens, tokens, None)
+    macs = config.num_hidden_layers * layer + _embedding_macs(tokens, config)
     flops: Tensor = 2 * (macs + _head_macs(config))
     return flops
 
@@ -76,14 +80,17 @@ def pyramid_flops(
         pruning_macs: multiply-accumulates of the pruner for each token that enters a pruning layer.
     """
     n_attended, n_kept = attended.double(), kept.double()
-    total = 2 * (_layer_macs(n_attended[:, :-1], n_kept[:, :-1], config).sum(1) + _embedding_macs(lengths, config))
+    total = 2 * (_layers_macs(n_attended[:, :-1], n_kept[:, :-1], lengths, config) + _embedding_macs(lengths, config))
     total = total + 2 * _pruning_macs(n_attended, pruning_macs, config)
     reached_head = n_attended[:, -1] > 0
-    total = total + reached_head * 2 * (_last_layer_macs(n_attended[:, -1], config) + _head_macs(config))
+    total = total + reached_head * 2 * (_last_layer_macs(n_attended[:, -1], lengths, config) + _head_macs(config))
     # Tokens that an internal classifier at each depth pools over; 0 = the sample did not get there.
     pooled = torch.cat((lengths[:, None].double(), n_kept), dim=1)
+    if exits and config.lexical_exits:
+        # At most, because a token that occurs twice is looked up once.
+        total = total + 2 * config.num_labels * lengths
     for depth in exits:
-        classifier = 6 * config.hidden_size * exit_outputs
+        classifier = 2 * pooled_size(config) * exit_outputs
         total = total + (pooled[:, depth] > 0) * (2 * config.hidden_size * pooled[:, depth] + classifier)
     return total.float()
 
@@ -101,27 +108,41 @@ def token_level_flops(
         config: shapes of the model.
         pruning_macs: as for :func:`pyramid_flops`.
     """
-    macs = _layer_macs(attended.double(), kept.double(), config).sum(1) + _embedding_macs(lengths, config)
+    macs = _layers_macs(attended.double(), kept.double(), lengths, config) + _embedding_macs(lengths, config)
     macs = macs + _pruning_macs(attended.double(), pruning_macs, config)
-    flops: Tensor = 2 * (macs + lengths * config.hidden_size * outputs)
+    dense = config.hidden_size**2 if outputs and config.family.dense_token_heads else 0
+    flops: Tensor = 2 * (macs + lengths * (dense + config.hidden_size * outputs))
     return flops.float()
 
 
-def _layer_macs(n_attended: Tensor, n_kept: Tensor, config: PreTrainedConfig) -> Tensor:
+def _layers_macs(n_attended: Tensor, n_kept: Tensor, lengths: Tensor, config: MagicPyramidConfig) -> Tensor:
+    """Those of several layers, ``[batch, layers]`` each, with what distances cost; summed to ``[batch]``."""
+    family = config.family
+    macs = _layer_macs(n_attended, n_kept, config, family)
+    total: Tensor = (macs + family.relative_macs(config, n_attended, n_attended, lengths[:, None])).sum(1)
+    return total
+
+
+def _layer_macs(n_attended: Tensor, n_kept: Tensor, config: PreTrainedConfig, family: ModelFamily) -> Tensor:
     """2 d n_a^2 for the attention, 3 d^2 n_a for its inputs, (d^2 + 2 d m) n_f for its output and the feed-forward."""
     width, inner = config.hidden_size, _inner_size(config)
-    token_wise = (width * width + 2 * width * inner) * n_kept
+    token_wise = (width * width + family.feed_forward_matrices * width * inner) * n_kept
     attention = 2 * width * n_attended**2 + 3 * width * width * n_attended
     macs: Tensor = attention + token_wise
     return macs
 
 
-def _last_layer_macs(n_attended: Tensor, config: PreTrainedConfig) -> Tensor:
-    """As a layer in which only [CLS] asks and goes on."""
-    width, inner = config.hidden_size, _inner_size(config)
+def _last_layer_macs(n_attended: Tensor, lengths: Tensor, config: MagicPyramidConfig) -> Tensor:
+    """As a layer in which only [CLS] asks and goes on, unless the head reads every token."""
+    family, width, inner = config.family, config.hidden_size, _inner_size(config)
+    if family.pooling(config) == "mean":
+        return _layers_macs(n_attended[:, None], n_attended[:, None], lengths, config)
+    asking = torch.ones_like(n_attended)
+    queries = width * width * (n_attended if family.fused_projections else asking)
     keys_and_values = 2 * width * width * n_attended + 2 * width * n_attended
-    macs: Tensor = keys_and_values + 2 * width * width + 2 * width * inner
-    return macs
+    token_wise = width * width + family.feed_forward_matrices * width * inner
+    macs: Tensor = queries + keys_and_values + token_wise
+    return macs + family.relative_macs(config, asking, n_attended, lengths)
 
 
 def _pruning_macs(n_attended: Tensor, macs_per_token: int, config: MagicPyramidConfig) -> Tensor:

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_integration.families import ModelFamily
-from hf_integration.layouts import CompactLayout, Layout, MaskedLayout
+from hf_integration.layouts import CompactLayout, Layout
+from hf_integration.masked_layout import MaskedLayout
+from hf_integration.model_family import ModelFamily
 from hf_integration.packing import unpad
+from hf_integration.places import Places
 from mp_plugins import argument_error
 
 __all__ = ["BatchInputs"]
@@ -90,12 +92,38 @@ class BatchInputs:
         """
         rows, packing = unpad(self.attention_mask)
         protected = self._protected(protected_ids)
+        packed = {name: field.flatten(0, 1)[rows][None] for name, field in self.fields.items()} if compact else {}
+        hidden = family.embed(backbone, **(packed or self.fields))
+        relative = family.relative_positions(backbone, self.fields["position_ids"], hidden)
+        places = None
+        if relative is not None:
+            width = self.live.shape[1]
+            slots = rows % width if compact else torch.arange(width, device=rows.device)
+            positions = packed["position_ids"][0] if compact else self.fields["position_ids"]
+            places = Places(relative, slots, positions)
         if not compact:
-            hidden = family.embed(backbone, **self.fields)
-            return MaskedLayout(family, num_heads, packing, hidden, protected, self.live, soft=soft, retain=retain)
-        packed = {name: field.flatten(0, 1)[rows][None] for name, field in self.fields.items()}
-        hidden = family.embed(backbone, **packed)[0]
-        return CompactLayout(family, num_heads, packing, hidden, protected.flatten()[rows], retain=retain)
+            return MaskedLayout(
+                family,
+                num_heads,
+                packing,
+                hidden,
+                protected,
+                self.live,
+                backbone=backbone,
+                places=places,
+                soft=soft,
+                retain=retain,
+            )
+        return CompactLayout(
+            family,
+            num_heads,
+            packing,
+            hidden[0],
+            protected.flatten()[rows],
+            backbone=backbone,
+            places=places,
+            retain=retain,
+        )
 
     def _protected(self, ids: Sequence[int]) -> Tensor:
         tokens = self.fields.get("input_ids")

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_integration.attention import Importance, packed_attention, padded_attention
-from hf_integration.families import ModelFamily
-from hf_integration.packing import Packing, pad, select_samples, select_tokens
+from hf_integration.attention import Importance, packed_attention
+from hf_integration.model_family import ModelFamily, Pooling
+from hf_integration.packing import Packing, select_samples, select_tokens
+from hf_integration.places import Places
 
-__all__ = ["CompactLayout", "Layout", "MaskedLayout"]
+__all__ = ["CompactLayout", "Layout"]
 
 
 class Layout(abc.ABC):
@@ -30,6 +31,8 @@ class Layout(abc.ABC):
         hidden: their embeddings.
         protected: tokens that are never dropped beside the first one of each sample, bool like ``hidden`` without its
             last axis.
+        backbone: the model without its head.
+        places: where the tokens stand, for a family that asks at every layer.
         retain: keep the last states of dropped tokens, for :meth:`last_states`.
     """
 
@@ -41,9 +44,13 @@ class Layout(abc.ABC):
         hidden: Tensor,
         protected: Tensor,
         *,
+        backbone: nn.Module,
+        places: Places | None = None,
         retain: bool = False,
     ) -> None:
         self.family = family
+        self.backbone = backbone
+        self.places = places
         self.num_heads = num_heads
         self.packing = packing
         self.hidden = hidden
@@ -80,7 +87,11 @@ class Layout(abc.ABC):
 
     @abc.abstractmethod
     def last_layer(self, layer: nn.Module) -> Tensor:
-        """Run the last ``layer`` as far as a classifier on [CLS] needs it; return ``[n, hidden_size]``."""
+        """Run the last ``layer`` as far as a classifier on [CLS] needs it; return its states, ``[n, hidden_size]``."""
+
+    @abc.abstractmethod
+    def mean(self, states: Tensor) -> Tensor:
+        """Return the mean over the tokens of each sample of ``states``, ``[T, hidden_size]``, by their weights."""
 
     @abc.abstractmethod
     def last_states(self) -> Tensor:
@@ -97,9 +108,21 @@ class Layout(abc.ABC):
 
         self.hidden = self.call(rest, self.context, self.hidden)
 
+    def run_last(self, layer: nn.Module, pooling: Pooling) -> Tensor:
+        """Run the last ``layer``; return what a classifier of texts reads, ``[n, hidden_size]``."""
+        if pooling == "first":
+            return self.final_norm(self.last_layer(layer))
+        self.attend(layer, importance=None)
+        self.transform(layer)
+        return self.mean(self.final_norm(self.live_states()))
+
+    def final_norm(self, states: Tensor) -> Tensor:
+        """Return ``states`` as heads read them."""
+        return self.family.final_norm(self.backbone, states)
+
     def pool(self) -> Tensor:
         """Return first token, mean and maximum over the live tokens of a sample, ``[n, 3 * hidden_size]``."""
-        states = self.live_states()
+        states = self.final_norm(self.live_states())
         # A loop over views: segment_reduce measured 6 times slower for 32 samples of mixed length.
         samples = torch.split(states, list(self.packing.lengths))
         mean = torch.stack([sample.mean(0) for sample in samples])
@@ -118,28 +141,34 @@ class CompactLayout(Layout):
         hidden: Tensor,
         protected: Tensor,
         *,
+        backbone: nn.Module,
+        places: Places | None = None,
         retain: bool = False,
     ) -> None:
-        super().__init__(family, num_heads, packing, hidden, protected, retain=retain)
+        super().__init__(family, num_heads, packing, hidden, protected, backbone=backbone, places=places, retain=retain)
         # Where each row stood at the start, and the rows that were dropped since.
         self.origins = torch.arange(hidden.shape[0], device=hidden.device)
         self.dropped: list[tuple[Tensor, Tensor]] = []
 
     def attend(self, layer: nn.Module, *, importance: Importance | None) -> Tensor | None:
         """See :meth:`Layout.attend`."""
-        # Not read inside, because it changes before a second run.
-        lengths = self.packing.lengths
+        # Not read inside, because they change before a second run.
+        lengths, places = self.packing.lengths, self.places
 
         def attention(hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-            key, value = self.family.key_value(layer, hidden)
+            query, key, value = self.family.query_key_value(layer, hidden)
+            bias = None
+            if places is not None:
+                query, key, bias = places.prepare(layer, query, key)
             return packed_attention(
-                self.family.query(layer, hidden),
+                query,
                 key,
                 value,
                 lengths,
                 num_heads=self.num_heads,
                 dropout=self.family.attention_dropout(layer),
                 importance=importance,
+                bias=bias,
             )
 
         found: Tensor | None
@@ -157,15 +186,13 @@ class CompactLayout(Layout):
             gone = (~keep).nonzero().flatten()
             self.dropped.append((self.origins[gone], self.hidden.index_select(0, gone)))
             self.origins = self.origins[rows]
-        self.hidden = self.hidden.index_select(0, rows)
         self.context = self.context.index_select(0, rows)
-        self.protected = self.protected.index_select(0, rows)
+        self._select(rows)
 
     def leave(self, stay: Tensor) -> None:
         """See :meth:`Layout.leave`."""
         rows, self.packing = select_samples(self.packing, stay)
-        self.hidden = self.hidden.index_select(0, rows)
-        self.protected = self.protected.index_select(0, rows)
+        self._select(rows)
 
     def live_states(self) -> Tensor:
         """See :meth:`Layout.live_states`."""
@@ -174,116 +201,37 @@ class CompactLayout(Layout):
     def last_states(self) -> Tensor:
         """See :meth:`Layout.last_states`."""
         origins, states = zip(*self.dropped, (self.origins, self.hidden), strict=True)
-        return torch.cat(states).index_select(0, torch.cat(origins).argsort())
+        return self.final_norm(torch.cat(states).index_select(0, torch.cat(origins).argsort()))
+
+    def mean(self, states: Tensor) -> Tensor:
+        """See :meth:`Layout.mean`. Nothing is soft here."""
+        return torch.stack([sample.mean(0) for sample in torch.split(states, list(self.packing.lengths))])
 
     def last_layer(self, layer: nn.Module) -> Tensor:
         """See :meth:`Layout.last_layer`. Only [CLS] asks; the others are keys and values and go no further."""
-        first = self.hidden.index_select(0, self.packing.first_tokens)
-        key, value = self.family.key_value(layer, self.hidden)
+        rows = self.packing.first_tokens
+        query, key, value = self.family.query_key_value(layer, self.hidden, rows)
+        bias = None
+        if self.places is not None:
+            query, key, bias = self.places.prepare(layer, query, key, rows)
         context, _ = packed_attention(
-            self.family.query(layer, first),
+            query,
             key,
             value,
             self.packing.lengths,
             num_heads=self.num_heads,
             query_lengths=(1,) * len(self.packing.lengths),
             dropout=self.family.attention_dropout(layer),
+            bias=bias,
         )
+        first = self.hidden.index_select(0, rows)
         return self.family.feed_forward(layer, self.family.attention_output(layer, context, first))
 
-
-class MaskedLayout(Layout):
-    """Padded: ``hidden`` stays ``[batch, seq, hidden_size]``, what left is hidden from attention. Differentiable.
-
-    Args:
-        family: where the leaves are.
-        num_heads: attention heads.
-        packing: live tokens of the running samples.
-        hidden: embeddings ``[batch, seq, hidden_size]``.
-        protected: bool ``[batch, seq]``.
-        live: the padding mask, bool ``[batch, seq]``.
-        soft: tokens are weighted by :meth:`weigh_tokens` instead of dropped.
-        retain: keep the last states of dropped tokens.
-    """
-
-    def __init__(
-        self,
-        family: ModelFamily,
-        num_heads: int,
-        packing: Packing,
-        hidden: Tensor,
-        protected: Tensor,
-        live: Tensor,
-        *,
-        soft: bool,
-        retain: bool = False,
-    ) -> None:
-        super().__init__(family, num_heads, packing, hidden, protected, retain=retain)
-        self.live = self.words = live
-        self.dropped = hidden
-        self.running = torch.ones_like(live[:, 0])
-        self.token_weights = live.float() if soft else None
-
-    def attend(self, layer: nn.Module, *, importance: Importance | None) -> Tensor | None:
-        """See :meth:`Layout.attend`."""
-
-        def attention(hidden: Tensor, live: Tensor, token_weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
-            key, value = self.family.key_value(layer, hidden)
-            return padded_attention(
-                self.family.query(layer, hidden),
-                key,
-                value,
-                live,
-                token_weights,
-                num_heads=self.num_heads,
-                dropout=self.family.attention_dropout(layer),
-                importance=importance,
-            )
-
-        # Given and not read inside, because they change before a second run.
-        self.context, found = self.call(attention, self.hidden, self.live, self.token_weights)
-        return None if found is None else found[self._tokens()]
-
-    def protected_tokens(self) -> Tensor:
-        """See :meth:`Layout.protected_tokens`."""
-        return self.protected[self._tokens()].index_fill(0, self.packing.first_tokens, 1)
-
-    def weigh_tokens(self, weights: Tensor) -> None:
-        """Multiply the weights of the live tokens by ``weights``, float32 ``[T]``."""
-        if self.token_weights is None:
-            raise RuntimeError("weigh_tokens needs a layout made with soft=True")
-        self.token_weights = self.token_weights * pad(weights, self._tokens())
-
-    def keep_tokens(self, keep: Tensor) -> None:
-        """See :meth:`Layout.keep_tokens`."""
-        gone = pad(~keep, self._tokens())
-        if self.retain:
-            self.dropped = torch.where(gone[..., None], self.hidden, self.dropped)
-        self.live = self.live & ~gone
-        _, self.packing = select_tokens(self.packing, keep)
-
-    def leave(self, stay: Tensor) -> None:
-        """See :meth:`Layout.leave`. The tokens stay live: a row without keys would turn into NaN."""
-        _, packing = select_samples(self.packing, stay)
-        self.running = torch.zeros_like(self.running).index_fill(0, packing.sample_ids, value=True)
-        self.packing = packing
-
-    def live_states(self) -> Tensor:
-        """See :meth:`Layout.live_states`."""
-        return self.hidden[self._tokens()]
-
-    def last_states(self) -> Tensor:
-        """See :meth:`Layout.last_states`."""
-        return torch.where(self.live[..., None], self.hidden, self.dropped)[self.words]
-
-    def last_layer(self, layer: nn.Module) -> Tensor:
-        """See :meth:`Layout.last_layer`."""
-        self.attend(layer, importance=None)
-        self.transform(layer)
-        return self.live_states()[self.packing.first_tokens]
-
-    def _tokens(self) -> Tensor:
-        return self.live & self.running[:, None]
+    def _select(self, rows: Tensor) -> None:
+        self.hidden = self.hidden.index_select(0, rows)
+        self.protected = self.protected.index_select(0, rows)
+        if self.places is not None:
+            self.places = self.places.select(rows)
 
 
 def _call(function: Callable[..., Any], *arguments: Any) -> Any:

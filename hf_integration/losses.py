@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedConfig
 
+from hf_integration.compatibility import PreTrainedConfig
 from hf_integration.configuration_checks import is_regression
 from mp_plugins import argument_error
 

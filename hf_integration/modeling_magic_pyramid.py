@@ -12,8 +12,10 @@ from hf_integration.early_exit import ExitCriterion, InternalClassifiers
 from hf_integration.encoder import EncoderResult, PyramidEncoder, RunOptions
 from hf_integration.flops import pyramid_flops
 from hf_integration.inputs import BatchInputs
+from hf_integration.lexical import LexicalClassifier
 from hf_integration.losses import classification_loss
 from hf_integration.outputs import ExitStates, MagicPyramidSequenceClassifierOutput
+from hf_integration.packing import Packing
 from mp_plugins import argument_error, load_registry
 
 __all__ = ["MagicPyramidForSequenceClassification"]
@@ -39,11 +41,12 @@ class MagicPyramidForSequenceClassification(PyramidModel):
         >>> model.set_speed(exit_threshold=0.1)
     """
 
-    head = "ForSequenceClassification"
+    kind = "ForSequenceClassification"
 
     def own_modules(self) -> list[nn.Module]:
         """See :meth:`PyramidModel.own_modules`."""
-        return [*super().own_modules(), self.internal_classifiers, self.exit_criterion]
+        lexical = [] if self.lexical_classifier is None else [self.lexical_classifier]
+        return [*super().own_modules(), self.internal_classifiers, self.exit_criterion, *lexical]
 
     def set_speed(
         self,
@@ -173,6 +176,9 @@ class MagicPyramidForSequenceClassification(PyramidModel):
             self.config
         )
         self.internal_classifiers = InternalClassifiers(self.config, self.config.num_labels)
+        self.lexical_classifier: LexicalClassifier | None = None
+        if self.config.lexical_exits and self.config.exit_depths:
+            self.lexical_classifier = LexicalClassifier(self.config.vocab_size, self.config.num_labels)
 
     def _options(self, soft_temperature: float | None) -> RunOptions:
         config = self.config
@@ -195,8 +201,27 @@ class MagicPyramidForSequenceClassification(PyramidModel):
             classifiers=self.internal_classifiers,
             criterion=self.exit_criterion,
             classify=lambda first: self.family.classify(self, first),
+            pooling=self.family.pooling(self.config),
         )
-        return encoder.run(layout, options)
+        asks = options.exit_threshold > 0 or options.max_layers is not None or options.record_pooled
+        return encoder.run(layout, options, self._lexical_logits(inputs, layout.packing) if asks else None)
+
+    def _lexical_logits(self, inputs: BatchInputs, packing: Packing) -> Tensor | None:
+        """Return ``[batch, num_labels]``, or ``None`` for a model without lexical exits."""
+        if self.lexical_classifier is None:
+            return None
+        texts, ids = len(packing.lengths), inputs.fields.get("input_ids")
+        if ids is not None:
+            logits: Tensor = self.lexical_classifier(ids[inputs.live], packing.segment_ids, texts)
+            return logits
+        if self.lexical_classifier.is_trained():
+            raise argument_error(
+                "inputs_embeds",
+                "must not be given to a model whose exits read the tokens themselves",
+                "embeddings",
+                "pass `input_ids`, or call set_speed(0.0)",
+            )
+        return self.lexical_classifier.bias.expand(texts, -1)
 
     def _is_neutral(self) -> bool:
         exits = not self.training and (self.config.exit_threshold > 0 or self.config.max_layers is not None)

@@ -69,7 +69,7 @@ class MagicPyramidForTokenClassification(_TokenLevelModel):
         mp_plugins.ArgumentError: the configuration asks for early exits.
     """
 
-    head = "ForTokenClassification"
+    kind = "ForTokenClassification"
 
     def forward(
         self,
@@ -142,7 +142,7 @@ class MagicPyramidForQuestionAnswering(_TokenLevelModel):
         mp_plugins.ArgumentError: the configuration asks for early exits.
     """
 
-    head = "ForQuestionAnswering"
+    kind = "ForQuestionAnswering"
 
     def forward(
         self,
@@ -218,7 +218,7 @@ class MagicPyramidModel(_TokenLevelModel):
         mp_plugins.ArgumentError: the configuration asks for early exits.
     """
 
-    head = "Model"
+    kind = "Model"
 
     def forward(
         self,

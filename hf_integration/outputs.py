@@ -110,7 +110,7 @@ class ExitStates:
     """What the classifiers of a batch read and say when nobody leaves.
 
     Attributes:
-        pooled: ``[batch, exits, 3 * hidden_size]``, input of the internal classifiers.
+        pooled: ``[batch, exits, features]``, input of the internal classifiers.
         logits: ``[batch, num_labels]`` of the last layer.
         attended: int64 ``[batch, layers]``, tokens that entered each layer.
         kept: int64 ``[batch, layers]``, tokens that pruning left after each layer.

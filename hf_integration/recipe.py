@@ -9,9 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from transformers import TrainingArguments
-
 from hf_integration.checkpoint_files import last_complete_checkpoint, steps_of
+from hf_integration.compatibility import make_arguments
 from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
 from hf_integration.training import STAGES, MagicPyramidTrainer
 from mp_plugins import argument_error
@@ -118,7 +117,7 @@ def run_stages(
         if save_steps is not None:
             settings.update(save_strategy="steps", save_steps=save_steps, save_total_limit=1)
             checkpoint = last_complete_checkpoint(folder)
-        arguments = TrainingArguments(output_dir=str(folder), **settings)
+        arguments = make_arguments({**settings, "output_dir": str(folder)})
         trainer = MagicPyramidTrainer(
             model=model,
             args=arguments,

@@ -12,14 +12,13 @@ from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
-    AutoTokenizer,
     PreTrainedModel,
 )
-from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
 
 from hf_integration.base_model import PyramidModel, model_class, share_modules
+from hf_integration.compatibility import register_tokenizer
 from hf_integration.configuration_magic_pyramid import MagicPyramidConfig, config_class
-from hf_integration.families import ModelFamily
+from hf_integration.model_family import ModelFamily
 from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
 from hf_integration.modeling_token_level import (
     MagicPyramidForQuestionAnswering,
@@ -50,8 +49,7 @@ def register_family(family: ModelFamily) -> None:
     AutoConfig.register(ours.model_type, ours, exist_ok=True)
     for auto, head in _HEADS:
         auto.register(ours, model_class(head, family), exist_ok=True)
-    if plain in TOKENIZER_MAPPING:
-        AutoTokenizer.register(ours, TOKENIZER_MAPPING[plain], exist_ok=True)
+    register_tokenizer(ours, plain)
 
 
 def install() -> None:
@@ -132,7 +130,7 @@ def _pyramid_class(model: PreTrainedModel) -> Any:
         for family in _families():
             for _, head in _HEADS:
                 # Not isinstance: what a class derived from it computes is not known.
-                if type(model) is family.plain_class(head.head):
+                if type(model) is family.plain_class(head.kind):
                     return model_class(head, family)
     raise argument_error(
         "model",

@@ -136,7 +136,7 @@ def conditions_of(model: PyramidModel) -> dict[str, Any]:
     """Return what a measurement of ``model`` depends on beside the swept settings."""
     fixed = sorted(model.config.setting_names() - _SWEPT)
     return {
-        "head": model.head,
+        "head": model.kind,
         "device": model.device.type,
         "dtype": str(model.dtype),
         "threads": torch.get_num_threads(),
@@ -234,7 +234,7 @@ def _count(
     for batch, wanted in zip(inputs, labels, strict=True):
         output = model(**batch, return_dict=True)
         flops.append(output.flops.double())
-        if wanted is not None and model.head == "ForSequenceClassification" and not is_regression(model.config):
+        if wanted is not None and model.kind == "ForSequenceClassification" and not is_regression(model.config):
             right.append(_right(output.logits, wanted))
     accuracy = float(torch.cat(right).double().mean()) if right else None
     return float(torch.cat(flops).mean()), accuracy

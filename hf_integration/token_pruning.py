@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import initialization as init
 
+from hf_integration.compatibility import init
 from mp_plugins import argument_error
 
 if TYPE_CHECKING:

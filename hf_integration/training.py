@@ -14,6 +14,7 @@ from transformers import Trainer
 from hf_integration.base_model import PyramidModel
 from hf_integration.configuration_checks import is_regression
 from hf_integration.exit_training import CachedExits, collect_exit_states, distillation_loss
+from hf_integration.lexical_training import cross_fitted_logits, fit_lexical
 from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
 from mp_plugins import argument_error
 
@@ -85,7 +86,7 @@ class MagicPyramidTrainer(Trainer):
                 "distillation_weight", "must be from 0 to 1", distillation_weight, "0 uses the labels alone"
             )
         super().__init__(*args, **kwargs)
-        if not isinstance(self.model, PyramidModel) or self.model.head == "Model":
+        if not isinstance(self.model, PyramidModel) or self.model.kind == "Model":
             raise argument_error(
                 "model",
                 "must be a Magic Pyramid model with a head",
@@ -196,8 +197,36 @@ class MagicPyramidTrainer(Trainer):
     def _prepare_exits(self) -> None:
         batches = self.get_test_dataloader(self.train_dataset)
         self.cached_exits = collect_exit_states(self.model, batches, description="states for the internal classifiers")
+        self._solve_lexical(self.cached_exits)
         for judge in (self.model.internal_classifiers.standardise, self.model.exit_criterion.prepare):
             judge(self.cached_exits.columns["pooled"])
+
+    def _solve_lexical(self, cached: CachedExits) -> None:
+        """Solve for the lexical classifier, and let the internal ones learn from what it says of texts it has not seen.
+
+        One after the other, because together they would lean on words that are right by chance.
+        """
+        classifier = self.model.lexical_classifier
+        if classifier is None or cached.token_ids is None:
+            return
+        columns = cached.columns
+        problem_type = self._problem_type(columns.get("labels"))
+
+        def loss(logits: Tensor, rows: Tensor) -> Tensor:
+            labels = columns.get("labels")
+            return distillation_loss(
+                logits[:, None],
+                columns["teacher_logits"][rows],
+                None if labels is None else labels[rows],
+                problem_type=problem_type,
+                weight=self.distillation_weight,
+                temperature=self.distillation_temperature,
+            )
+
+        lengths = columns["attended"][:, 0]
+        unseen = cross_fitted_logits(classifier, cached.token_ids, lengths, loss)
+        columns["pooled"][:, :, -unseen.shape[1] :] = unseen[:, None]
+        fit_lexical(classifier, cached.token_ids, lengths, loss)
 
     @contextmanager
     def _stage_settings(self) -> Iterator[None]:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 import hf_integration
@@ -50,6 +56,27 @@ TINY_BY_FAMILY: dict[str, dict[str, Any]] = {
     # Two layers, each of which runs twice.
     "albert": {**TINY, "embedding_size": 16, "num_hidden_groups": 2},
     "electra": {**TINY, "embedding_size": 16},
+    "mpnet": {**TINY, "max_position_embeddings": 42},
+    "deberta-v2": {
+        **TINY,
+        "relative_attention": True,
+        "position_buckets": 8,
+        "pos_att_type": ["p2c", "c2p"],
+        "norm_rel_ebd": "layer_norm",
+        "position_biased_input": False,
+        "type_vocab_size": 2,
+    },
+    # Windows of 3 tokens to either side in two layers of three.
+    "modernbert": {
+        **TINY,
+        "intermediate_size": 20,
+        "local_attention": 6,
+        "pad_token_id": 0,
+        "cls_token_id": 1,
+        "sep_token_id": 2,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
     "distilbert": {
         "vocab_size": 99,
         "dim": 32,
@@ -67,10 +94,32 @@ def spread(model: torch.nn.Module) -> torch.nn.Module:
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "LayerNorm" not in name and "layer_norm" not in name and "keep_thresholds" not in name:
+            if "norm" not in name.lower() and "keep_thresholds" not in name:
                 scale = 0.7 if ".embeddings." in name else 0.15 if name.startswith("internal_classifiers") else 0.35
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
     return model.eval()
+
+
+def write_tokenizer(folder: Path, words: list[str], **options: Any) -> Any:
+    """Save a tokenizer of whole words in ``folder``, in the form that every release of transformers reads."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {word: index for index, word in enumerate([*special, *words])}
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))  # noqa: S106 - not a password
+    tokenizer.normalizer, tokenizer.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")],
+    )
+    names = {f"{name.strip('[]').lower()}_token": name for name in special}
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names, **options)
+    wrapped.save_pretrained(folder)
+    return wrapped
+
+
+@pytest.fixture(scope="session")
+def save_tokenizer() -> Callable[..., Any]:
+    return write_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -106,7 +155,7 @@ def make_inputs(make_batch: Callable[..., dict[str, torch.Tensor]]) -> Callable[
     def make(family: Any, lengths: list[int], seed: int = 0) -> dict[str, torch.Tensor]:
         batch = make_batch(lengths, seed)
         mask, ids = batch["attention_mask"], batch.pop("input_ids")
-        padding = family.plain_class("Config")().pad_token_id
+        padding = family.plain_class("Config")(**TINY_BY_FAMILY[family.model_type]).pad_token_id
         # 2 and above: no word looks like padding.
         inputs = {"input_ids": torch.where(mask == 1, ids.clamp_min(2), padding), "attention_mask": mask}
         if family.model_type == "ernie":
@@ -118,13 +167,16 @@ def make_inputs(make_batch: Callable[..., dict[str, torch.Tensor]]) -> Callable[
 
 @pytest.fixture(scope="session")
 def make_pyramid() -> Callable[..., Any]:
-    """Return a maker of Magic Pyramids whose internal classifiers are random too."""
+    """Return a maker of Magic Pyramids whose internal and lexical classifiers are random too."""
 
     def make(*, trained: bool = True, **fields: Any) -> Any:
         torch.manual_seed(0)
         config = hf_integration.MagicPyramidConfig(**{**TINY, **fields})
         model = hf_integration.MagicPyramidForSequenceClassification(config)
         if trained:
+            if model.lexical_classifier is not None:
+                # It is small beside the pooled states, which otherwise would decide nothing.
+                model.lexical_classifier.table.normal_().mul_(0.3)
             return spread(model)
         spread(model.bert)
         return model.eval()

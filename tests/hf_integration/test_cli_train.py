@@ -25,17 +25,16 @@ from hf_integration import checkpoint_files, staged_training
 from mp_plugins import ArgumentError, cli
 
 WORDS = [f"word{index}" for index in range(20)]
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SHORT = ["--epochs", "finetune=8", "soft=1", "hard=1", "exits=8", "--num-threads", "1"]
 
 
 @pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
+def backbone(save_tokenizer, tmp_path_factory):
     """A random BERT without a head, with a tokenizer, as a folder."""
     folder = tmp_path_factory.mktemp("bert")
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(SPECIAL + WORDS),
+        vocab_size=5 + len(WORDS),
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=4,
@@ -43,8 +42,7 @@ def backbone(tmp_path_factory):
         max_position_embeddings=40,
     )
     BertModel(config).save_pretrained(folder)
-    (folder / "vocab.txt").write_text("\n".join(SPECIAL + WORDS) + "\n", encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizerFast"}', encoding="utf-8")
+    save_tokenizer(folder, WORDS)
     return folder
 
 
@@ -233,7 +231,7 @@ def test_quick_trains_exits_alone_on_a_fine_tuned_checkpoint(capsys, tmp_path, b
     assert f"magic-pyramid calibrate {fast}" in out
     before, after = (AutoModelForSequenceClassification.from_pretrained(folder).state_dict() for folder in (fine, fast))
     changed = {key.split(".")[0] for key, tensor in before.items() if not torch.equal(tensor, after[key])}
-    assert changed == {"internal_classifiers"}
+    assert changed == {"internal_classifiers", "lexical_classifier"}
 
 
 def test_wrong_input_fails_in_one_line(capsys, tmp_path, backbone, texts, trained):

@@ -274,7 +274,7 @@ def test_the_learned_criterion_learns_where_answers_are_right(make_pyramid, prob
     trainer.train()
     model.eval()
     changed = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed == {"internal_classifiers", "exit_criterion"}
+    assert changed == {"internal_classifiers", "lexical_classifier", "exit_criterion"}
     output = run(model, untrained, exit_threshold=1.0)
     assert (output.exit_layer < 4).any()
     model.save_pretrained(tmp_path / "saved")
@@ -287,7 +287,7 @@ def test_the_learned_criterion_learns_where_answers_are_right(make_pyramid, prob
 
 
 def test_rightness_is_estimated_better_than_by_chance(make_pyramid):
-    model = make_pyramid(exit_criterion="learned", num_labels=2, exit_layers=[1])
+    model = make_pyramid(exit_criterion="learned", num_labels=2, exit_layers=[1], lexical_exits=False)
     criterion = model.exit_criterion
     generator = torch.Generator().manual_seed(0)
     pooled = torch.randn(400, 1, 96, generator=generator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 
 import pytest
@@ -59,18 +60,21 @@ def test_neutral_is_the_plain_model_on_embeddings_and_given_positions(make_plain
     embedded = {**batch, "inputs_embeds": plain.get_input_embeddings()(batch.pop("input_ids"))}
     embedded.pop("input_ids")
     placed = {**embedded, "position_ids": torch.arange(20, 32)[None]}
-    for inputs in (embedded, placed):
+    # DistilBERT takes positions in late releases of transformers only.
+    takes_positions = "position_ids" in inspect.signature(plain.forward).parameters
+    for inputs in (embedded, placed) if takes_positions else (embedded,):
         torch.testing.assert_close(run(pyramid, inputs).logits, run(plain, inputs).logits, atol=1e-5, rtol=0)
 
 
-def test_neutral_in_bfloat16_stays_close_to_the_plain_model(make_plain, make_inputs, family):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_neutral_in_half_precision_stays_close_to_the_plain_model(make_plain, make_inputs, family, dtype):
     plain = make_plain(family)
     batch = make_inputs(family, [9, 1, 17, 4])
     exact = run(plain, batch).logits
-    plain.to(torch.bfloat16)
+    plain.to(dtype)
     received = run(hf_integration.attach(plain), batch).logits
-    assert received.dtype == torch.bfloat16
-    # As far from the exact logits as the plain model in bfloat16, up to a factor for another order of rounding.
+    assert received.dtype == dtype
+    # As far from the exact logits as the plain model in this type, up to a factor for another order of rounding.
     error = (run(plain, batch).logits.float() - exact).abs().max()
     assert (received.float() - exact).abs().max() <= 3 * error
 
@@ -84,20 +88,28 @@ CASE = {
 }
 
 
-@settings(derandomize=True, deadline=None, max_examples=45)
-@given(**CASE)
-def test_masked_equals_compact(pyramids, make_inputs, family, lengths, seed, **changes):
+DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(**CASE, dtype=DTYPES)
+def test_masked_equals_compact(pyramids, make_inputs, family, lengths, seed, dtype, **changes):
     family = load_registry("model_families")[family]
-    model, batch = pyramids(family), make_inputs(family, lengths, seed)
+    model, batch = pyramids(family, dtype), make_inputs(family, lengths, seed)
     compact = run(model, batch, execution="compact", **changes)
     masked = run(model, batch, execution="masked", **changes)
-    assert compact.exit_layer.tolist() == masked.exit_layer.tolist()
-    assert compact.tokens_kept.tolist() == masked.tokens_kept.tolist()
-    torch.testing.assert_close(compact.logits, masked.logits, atol=1e-4, rtol=1e-4)
+    # 0 where a sample had left.
+    same = (compact.tokens_kept == masked.tokens_kept).all(1)
+    if dtype == torch.float32:
+        assert compact.exit_layer.tolist() == masked.exit_layer.tolist()
+        assert same.all()
+    # In half precision another order of sums rounds otherwise, and may decide otherwise at a threshold.
+    tolerance = 1e-4 if dtype == torch.float32 else 0.15
+    torch.testing.assert_close(compact.logits[same], masked.logits[same], atol=tolerance, rtol=tolerance)
 
 
-@settings(derandomize=True, deadline=None, max_examples=45)
-@given(**CASE, dtype=st.sampled_from([torch.float32, torch.bfloat16]))
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(**CASE, dtype=DTYPES)
 def test_alone_equals_in_a_batch(pyramids, make_inputs, family, lengths, seed, dtype, **changes):
     family = load_registry("model_families")[family]
     model, batch = pyramids(family, dtype), make_inputs(family, lengths, seed)
@@ -107,10 +119,10 @@ def test_alone_equals_in_a_batch(pyramids, make_inputs, family, lengths, seed, d
         if dtype == torch.float32:
             assert alone.exit_layer.item() == together.exit_layer[row]
             assert alone.tokens_kept[0].tolist() == together.tokens_kept[row].tolist()
-        # In bfloat16 another shape rounds otherwise, and may decide otherwise at a threshold.
+        # In half precision another shape rounds otherwise, and may decide otherwise at a threshold.
         elif alone.tokens_kept[0].tolist() != together.tokens_kept[row].tolist():
             continue
-        tolerance = 1e-4 if dtype == torch.float32 else 0.1
+        tolerance = 1e-4 if dtype == torch.float32 else 0.15
         torch.testing.assert_close(alone.logits[0], together.logits[row], atol=tolerance, rtol=tolerance)
 
 
@@ -124,7 +136,7 @@ def test_decisions_of_these_models_vary(pyramids, make_inputs, family):
     middle = model.exit_criterion.uncertainty(first).median().item()
     output = run(model, batch, exit_threshold=middle, execution="compact")
     assert len(set(output.exit_layer.tolist())) > 1
-    stayed = output.exit_layer > 1
+    stayed = output.exit_layer >= 1
     assert (output.tokens_kept[stayed, 0] < torch.tensor(lengths)[stayed]).any()
 
 
@@ -214,15 +226,18 @@ def test_padding_on_the_left_moves_cls_to_the_first_live_token(make_plain, make_
     left = {name: torch.stack([values[0].roll(8), values[1]]) for name, values in right.items()}
     # Families that count positions from the left edge need to be told them.
     positions = torch.arange(17).expand(2, 17) + torch.tensor([[-8], [0]])
-    if "roberta" not in family.model_type and family.model_type != "camembert":
+    if not isinstance(family, hf_integration.RobertaFamily):
         left["position_ids"] = positions.clamp_min(0)
     torch.testing.assert_close(run(model, left).logits, run(model, right).logits, atol=1e-5, rtol=0)
 
 
 def test_operations_agree_with_torchs_counter(make_plain, make_inputs, family):
-    lengths = [13, 13]
+    # One text: those of a batch share what DeBERTa computes of the distances.
+    lengths = [13]
     plain, batch = make_plain(family), make_inputs(family, lengths)
     pyramid = hf_integration.attach(plain, keep_threshold=0.7)
+    # The counter stumbles over parameters that are passed to a module.
+    plain.requires_grad_(False)
     totals = []
     for model in (plain, pyramid):
         counter = FlopCounterMode(display=False)

@@ -2,17 +2,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, BertTokenizerFast, Trainer, TrainingArguments, pipeline
+from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments, pipeline
 
 import hf_integration
 from mp_plugins import ArgumentError, PluginError, UnsupportedError
 
 
 @pytest.fixture
-def tokenizer(tmp_path):
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij"]
-    (tmp_path / "vocab.txt").write_text("\n".join(words))
-    return BertTokenizerFast(vocab=str(tmp_path / "vocab.txt"), model_max_length=40)
+def tokenizer(save_tokenizer, tmp_path):
+    return save_tokenizer(tmp_path, list("abcdefghij"), model_max_length=40)
 
 
 @torch.no_grad()

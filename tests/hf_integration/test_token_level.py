@@ -60,6 +60,20 @@ def test_neutral_is_the_plain_model_at_live_tokens(make_kind, make_inputs, famil
         torch.testing.assert_close(received.pooler_output, expected.pooler_output, atol=1e-5, rtol=0)
 
 
+@KINDS
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_neutral_in_half_precision_stays_close_to_the_plain_model(make_kind, make_inputs, family, kind, dtype):
+    batch = make_inputs(family, [9, 1, 17, 4])
+    live, exact = batch["attention_mask"].bool(), answers(run(make_kind(family, kind), batch))
+    plain = make_kind(family, kind, dtype)
+    expected, received = (answers(run(model, batch)) for model in (plain, hf_integration.attach(plain)))
+    assert received.dtype == dtype
+    # As far from the exact numbers as the plain model in this type, up to a factor for another order of rounding.
+    error = (expected.float() - exact)[live].abs().max()
+    assert (received.float() - exact)[live].abs().max() <= 3 * error
+
+
+DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
 CASE = {
     "family": st.sampled_from(sorted(load_registry("model_families"))),
     "kind": st.sampled_from(sorted(AUTO)),
@@ -69,20 +83,24 @@ CASE = {
 }
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
-@given(**CASE)
-def test_masked_equals_compact(make_kind, make_inputs, family, kind, lengths, seed, keep_threshold):
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(**CASE, dtype=DTYPES)
+def test_masked_equals_compact(make_kind, make_inputs, family, kind, lengths, seed, keep_threshold, dtype):
     family = load_registry("model_families")[family]
-    model = hf_integration.attach(make_kind(family, kind), keep_threshold=keep_threshold)
+    model = hf_integration.attach(make_kind(family, kind, dtype), keep_threshold=keep_threshold)
     batch = make_inputs(family, lengths, seed)
     compact, masked = run(model, batch, execution="compact"), run(model, batch, execution="masked")
-    assert compact.tokens_kept.tolist() == masked.tokens_kept.tolist()
-    assert compact.flops.tolist() == masked.flops.tolist()
-    torch.testing.assert_close(answers(compact), answers(masked), atol=1e-4, rtol=1e-4)
+    same = (compact.tokens_kept == masked.tokens_kept).all(1)
+    if dtype == torch.float32:
+        assert same.all()
+        assert compact.flops.tolist() == masked.flops.tolist()
+    # In half precision another order of sums rounds otherwise, and may decide otherwise at a threshold.
+    tolerance = 1e-4 if dtype == torch.float32 else 0.15
+    torch.testing.assert_close(answers(compact)[same], answers(masked)[same], atol=tolerance, rtol=tolerance)
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
-@given(**CASE, dtype=st.sampled_from([torch.float32, torch.bfloat16]))
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(**CASE, dtype=DTYPES)
 def test_alone_equals_in_a_batch(make_kind, make_inputs, family, kind, lengths, seed, keep_threshold, dtype):
     family = load_registry("model_families")[family]
     model = hf_integration.attach(make_kind(family, kind, dtype), keep_threshold=keep_threshold)
@@ -92,7 +110,7 @@ def test_alone_equals_in_a_batch(make_kind, make_inputs, family, kind, lengths, 
         alone = run(model, {name: values[row : row + 1, :length] for name, values in batch.items()})
         if dtype == torch.float32:
             assert alone.tokens_kept[0].tolist() == together.tokens_kept[row].tolist()
-        # In bfloat16 another shape rounds otherwise, and may decide otherwise at a threshold.
+        # In half precision another shape rounds otherwise, and may decide otherwise at a threshold.
         elif alone.tokens_kept[0].tolist() != together.tokens_kept[row].tolist():
             continue
         tolerance = 1e-4 if dtype == torch.float32 else 0.15

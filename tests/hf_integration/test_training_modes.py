@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import TrainingArguments
 
 import hf_integration
 from hf_integration.batching import pad_rows
+from hf_integration.compatibility import make_arguments
 from mp_plugins import ArgumentError, load_registry
 
 STAGES = ("finetune", "soft", "hard", "exits")
@@ -57,7 +57,9 @@ def train(rows, tmp_path):
         }
         trainer = hf_integration.MagicPyramidTrainer(
             model=model,
-            args=TrainingArguments(str(tmp_path), report_to="none", use_cpu=True, disable_tqdm=True, **settings),
+            args=make_arguments(
+                {"output_dir": str(tmp_path), "report_to": "none", "use_cpu": True, "disable_tqdm": True, **settings}
+            ),
             train_dataset=rows,
             data_collator=collate,
             stage=stage,
@@ -81,6 +83,12 @@ def saved_bytes(model, batch, **options):
     return loss, gradients, sum(kept)
 
 
+def set_checkpointing(model, what, *arguments):
+    # Late releases of 5 have a wider name for it.
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    getattr(model, f"{name}_checkpointing_{what}")(*arguments)
+
+
 @pytest.mark.parametrize("use_reentrant", [False, True])
 @pytest.mark.parametrize("mode", ["compact", "masked", "soft"])
 @pytest.mark.parametrize("pruner", ["attention", "cls-attention", "top-k", "gate"])
@@ -93,14 +101,14 @@ def test_gradient_checkpointing_gives_the_same_gradients(make_pyramid, make_batc
     batch = {**make_batch([9, 14, 5]), "labels": torch.tensor([0, 1, 2])}
     options = {"soft_temperature": 0.3} if mode == "soft" else {}
     plain = saved_bytes(model, batch, **options)
-    model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+    set_checkpointing(model, "enable", {"use_reentrant": use_reentrant})
     checkpointed = saved_bytes(model, batch, **options)
     torch.testing.assert_close(checkpointed[0], plain[0])
     assert checkpointed[1].keys() == plain[1].keys()
     for name, gradient in plain[1].items():
         torch.testing.assert_close(checkpointed[1][name], gradient, atol=1e-5, rtol=1e-4, msg=name)
     assert checkpointed[2] < 0.7 * plain[2]
-    model.activation_checkpointing_disable()
+    set_checkpointing(model, "disable")
     assert saved_bytes(model, batch, **options)[2] == plain[2]
 
 
@@ -110,12 +118,12 @@ def test_gradient_checkpointing_of_every_family_and_head(make_plain, make_inputs
         batch = make_inputs(family, [9, 14])
         labels = torch.tensor([0, 1]) if kind == "ForSequenceClassification" else torch.ones(2, 14, dtype=torch.long)
         plain = saved_bytes(model, {**batch, "labels": labels})
-        model.activation_checkpointing_enable()
+        set_checkpointing(model, "enable")
         checkpointed = saved_bytes(model, {**batch, "labels": labels})
         assert checkpointed[2] < plain[2]
         for name, gradient in plain[1].items():
             torch.testing.assert_close(checkpointed[1][name], gradient, atol=1e-5, rtol=1e-4, msg=name)
-        model.activation_checkpointing_disable()
+        set_checkpointing(model, "disable")
 
 
 @pytest.mark.parametrize("stage", STAGES)

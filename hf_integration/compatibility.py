@@ -1,0 +1,92 @@
+"""What differs between releases of transformers, 4.56 to 5.23: everything that the rest of the package must not know.
+
+Each difference stands under the release since which it is so. Looked for is the thing itself, not a version number,
+so that a release in between, or one with a backport, is taken for what it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import AutoTokenizer, TrainingArguments
+from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
+
+__all__ = [
+    "PreTrainedConfig",
+    "attends_locally",
+    "init",
+    "make_arguments",
+    "register_tokenizer",
+    "rotary_kinds",
+    "rotary_table",
+    "silent_when_missing",
+]
+
+# 5.0 spells it with a capital T; before, this was `PretrainedConfig`.
+PreTrainedConfig: Any = getattr(transformers, "PreTrainedConfig", None) or transformers.PretrainedConfig
+
+# 5.0 initialises with functions that leave loaded tensors alone; before, modules with loaded tensors were left out.
+try:
+    from transformers import initialization as init
+except ImportError:
+    init: Any = torch.nn.init  # type: ignore[no-redef]
+
+
+def silent_when_missing(*names: str) -> tuple[str, ...]:
+    """Return the patterns of parameters that a checkpoint may lack without a warning."""
+    # 5.0 initialises them all the same; before, they were left without memory, so the warning is the price.
+    return () if init is torch.nn.init else names
+
+
+def register_tokenizer(config: Any, plain: Any) -> None:
+    """Make AutoTokenizer load for the configuration class ``config`` what it loads for ``plain``, if anything."""
+    if plain in TOKENIZER_MAPPING:
+        found = TOKENIZER_MAPPING[plain]
+        # 5.0 has one class for a model; before, there was a slow and a fast one, either of which may be missing.
+        AutoTokenizer.register(config, *(found if isinstance(found, tuple) else (found,)), exist_ok=True)
+
+
+def make_arguments(fields: Mapping[str, Any]) -> TrainingArguments:
+    """Return :class:`transformers.TrainingArguments` from fields under the names that 5.23 has for them."""
+    known, fields = TrainingArguments.__dataclass_fields__, dict(fields)
+    # 5.0 takes a share of all steps here; before, it had a field of its own.
+    if known["warmup_steps"].type is int and isinstance(fields.get("warmup_steps"), float):
+        fields["warmup_ratio"] = fields.pop("warmup_steps")
+    # 5.2 has a choice of orders; before, this one had a switch of its own.
+    if "train_sampling_strategy" not in known and "train_sampling_strategy" in fields:
+        fields["group_by_length"] = fields.pop("train_sampling_strategy") == "group_by_length"
+    # Late releases of 5 have a wider name for it.
+    if "activation_checkpointing" not in known and "activation_checkpointing" in fields:
+        fields["gradient_checkpointing"] = fields.pop("activation_checkpointing")
+    return TrainingArguments(**fields)
+
+
+def attends_locally(layer: Any) -> bool:
+    """Tell whether a layer of ModernBERT attends in windows."""
+    # 5.0 names the kind of a layer; before, its attention held the two sides of the window.
+    if hasattr(layer, "attention_type"):
+        return bool(layer.attention_type == "sliding_attention")
+    return bool(layer.attn.local_attention != (-1, -1))
+
+
+def rotary_kinds(config: Any) -> set[str]:
+    """Return by what rules ModernBERT rotates positions, for example ``{"default"}``."""
+    # 5.0 has a rule for each kind of layer; before, there was one for all.
+    rules = getattr(config, "rope_parameters", None)
+    if rules is None:
+        rules = {"all": getattr(config, "rope_scaling", None)}
+    return {(rule or {}).get("rope_type", "default") for rule in rules.values()}
+
+
+def rotary_table(backbone: Any, layer: Any, like: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines of ``positions``, int64 ``[1, n]``, in a layer of ModernBERT, ``[1, n, head_dim]``."""
+    # 5.0 rotates in one place for all layers; before, every attention had its own.
+    if hasattr(backbone, "rotary_emb"):
+        table: tuple[Tensor, Tensor] = backbone.rotary_emb(like, positions, layer.attention_type)
+    else:
+        table = layer.attn.rotary_emb(like, position_ids=positions)
+    return table
