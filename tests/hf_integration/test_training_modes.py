@@ -148,6 +148,19 @@ def test_a_stage_trains_in_mixed_precision(make_pyramid, train, stage, pruner):
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
+def test_states_for_the_exits_are_collected_in_the_precision_of_the_training(make_pyramid, train, monkeypatch):
+    collect, mixed = hf_integration.training.collect_exit_states, []
+
+    def spy(*arguments, **options):
+        mixed.append(torch.is_autocast_enabled("cpu"))
+        return collect(*arguments, **options)
+
+    monkeypatch.setattr(hf_integration.training, "collect_exit_states", spy)
+    for bf16 in (True, False):
+        train(make_pyramid(num_labels=2, trained=False), "exits", bf16=bf16)
+    assert mixed == [True, False]
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_seed_decides_everything(make_pyramid, train, stage):
     def run(seed, other):

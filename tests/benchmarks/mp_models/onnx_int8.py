@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import logging
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -51,8 +54,9 @@ class OnnxInt8:
         options.log_severity_level = 3
         with tempfile.TemporaryDirectory(prefix="magic-pyramid-") as folder:
             whole, small = Path(folder) / "bert.onnx", Path(folder) / "int8.onnx"
-            _export(bert, whole)
-            quantize_dynamic(whole, small, weight_type=QuantType.QInt8)
+            with _silence():
+                _export(bert, whole)
+                quantize_dynamic(whole, small, weight_type=QuantType.QInt8)
             self._session = onnxruntime.InferenceSession(small, options, providers=["CPUExecutionProvider"])
 
     def __call__(
@@ -74,9 +78,20 @@ def _export(bert: nn.Module, path: Path) -> None:
     example = torch.ones(2, 8, dtype=torch.int64)
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", min=2, max=512)}
     names = ["input_ids", "attention_mask", "token_type_ids"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            wrapped, (example, example, torch.zeros_like(example)), path, input_names=names, output_names=["logits"],
-            dynamic_shapes=dict.fromkeys(names, axes), dynamo=True, verbose=False,
-        )  # fmt: skip
+    torch.onnx.export(
+        wrapped, (example, example, torch.zeros_like(example)), path, input_names=names, output_names=["logits"],
+        dynamic_shapes=dict.fromkeys(names, axes), dynamo=True, verbose=False,
+    )  # fmt: skip
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep back what exporter and quantizer say about packages and steps that this needs not."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -22,8 +22,7 @@ __all__ = ["BERT", "EXITS", "OURS", "PRUNING", "Settings", "run_task"]
 
 BERT, PRUNING, EXITS, OURS = "BERT", "token pruning alone", "early exit alone", "Magic Pyramid"
 _BATCH = 32
-_KEEP_SCALES = (0.0, 0.5, 0.75, 1.0)
-_PRUNING_SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
+_KEEP_SCALES = (0.0, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,8 @@ def run_task(task: Task, recipe: Recipe, shelf: ModelShelf, tokenizer: Any, sett
         ours=OURS,
         measured={},
     )
-    for name, scales, exits in ((PRUNING, _PRUNING_SCALES, False), (EXITS, (0.0,), True), (OURS, _KEEP_SCALES, True)):
-        _settle(kept[name].model, name, task, scales, least, result, exits=exits)
+    _settle(EXITS, kept, task, (0.0,), least, result)
+    _settle(OURS, kept, task, _KEEP_SCALES, least, result)
     contenders = [Contender(name, kept[name].model) for name in kept]
     if settings.others:
         contenders += _others(bert.model, kept[OURS].model, task, settings, result.skipped)
@@ -80,15 +79,18 @@ def run_task(task: Task, recipe: Recipe, shelf: ModelShelf, tokenizer: Any, sett
 
 
 def _settle(
-    model: Any, name: str, task: Task, scales: tuple[float, ...], least: float, result: TaskResult, *, exits: bool
+    name: str, kept: Mapping[str, Kept], task: Task, scales: tuple[float, ...], least: float, result: TaskResult
 ) -> None:
-    """Set what the held-out documents say, and note the curve on the test documents."""
-    thresholds = None if exits else [0.0]
-    on_held_out = records_of(model, task.held_out, scales)
-    chosen = choose(points_of(model, on_held_out, thresholds), least)
-    result.chosen[name] = chosen
-    result.curves[name] = points_of(model, records_of(model, task.test, scales), thresholds)
-    model.config.keep_scale, model.config.exit_threshold = chosen.keep_scale, chosen.exit_threshold
+    """Set the exits, and the pruning, that the held-out documents say, and note the curves on the test documents."""
+    model = kept[name].model
+    held_out, test = (records_of(model, rows, scales) for rows in (task.held_out, task.test))
+    # The backbone of both is the same, so pruning alone is what it does without exits.
+    for idea, thresholds in ((name, None), (PRUNING, [0.0])) if name == OURS else ((name, None),):
+        chosen = choose(points_of(model, held_out, thresholds), least)
+        result.chosen[idea] = chosen
+        result.curves[idea] = points_of(model, test, thresholds)
+        settings = kept[idea].model.config
+        settings.keep_scale, settings.exit_threshold = chosen.keep_scale, chosen.exit_threshold
 
 
 def _others(bert: Any, pyramid: Any, task: Task, settings: Settings, skipped: list[str]) -> list[Contender]:
@@ -111,7 +113,7 @@ def _others(bert: Any, pyramid: Any, task: Task, settings: Settings, skipped: li
 
 def _measure(contenders: list[Contender], task: Task, settings: Settings, result: TaskResult) -> None:
     """Take the accuracy on all test documents and the times on a part of them."""
-    answers = {contender.name: contender.answers(task.test) for contender in contenders}
+    answers = {contender.name: contender.answers(task.test) for contender in contenders if contender.pad_to is None}
     batch = time_in_turns(
         contenders, sample(task.test, settings.batch_documents), _BATCH,
         rounds=settings.rounds, title=f"{task.name}: batches of {_BATCH}",
@@ -120,7 +122,9 @@ def _measure(contenders: list[Contender], task: Task, settings: Settings, result
     one = time_in_turns(
         alone, sample(task.test, settings.one_documents), 1, rounds=settings.rounds, title=f"{task.name}: one by one"
     )
-    for name, found in answers.items():
+    for contender in contenders:
+        # Padding changes nothing about the answers.
+        name, found = contender.name, answers.get(contender.name, answers[BERT])
         gflops = None if found.flops is None else float(found.flops.double().mean()) / 1e9
         result.measured[name] = Measured(found.accuracy(task.test), gflops, batch[name], one.get(name))
         if found.exit_layer is not None:

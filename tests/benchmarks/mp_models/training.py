@@ -43,7 +43,7 @@ class Recipe:
 
 _FINETUNE = {"learning_rate": 2e-4, "per_device_train_batch_size": 16}
 _RECIPES = {
-    "r8": Recipe(256, {"finetune": {**_FINETUNE, "num_train_epochs": 3}}),
+    "r8": Recipe(256, {"finetune": {**_FINETUNE, "num_train_epochs": 2}}),
     "20ng": Recipe(128, {"finetune": {**_FINETUNE, "num_train_epochs": 2}}),
     "tweets": Recipe(256, {"finetune": {**_FINETUNE, "num_train_epochs": 2}}),
     "pairs": Recipe(256, {"finetune": {**_FINETUNE, "num_train_epochs": 2}}),
