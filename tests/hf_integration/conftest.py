@@ -129,10 +129,13 @@ def count_flops_of(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tu
     Left out are the angles of ModernBERT: a matrix product until 5.0, and products of numbers after.
     """
     # The counter stumbles over parameters that are passed to a module.
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.requires_grad_(False)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), counter:
         output = model(**batch)
+    for parameter in trained:
+        parameter.requires_grad_(True)
     by_module = counter.get_flop_counts()
     angles = {
         name: sum(found.values())
