@@ -27,7 +27,7 @@ from mp_plugins import UnsupportedError, argument_error, create_plugin_manager, 
 __all__ = ["PyramidModel", "keep_changes", "model_class", "share_modules"]
 
 
-class PyramidModel(PreTrainedModel):
+class PyramidModel(compatibility.KeepsOwnParameters, PreTrainedModel):
     """A head over a backbone that prunes tokens, whatever the family.
 
     A subclass stands for one head. Below it, every family has a class that inherits from it and from the family's own
@@ -47,6 +47,12 @@ class PyramidModel(PreTrainedModel):
     # The layers are not called as modules, so their own checkpointing does not run: the layout's does.
     supports_gradient_checkpointing = True
     # Absent from every plain checkpoint, and neutral until they are trained: not worth a warning.
+    own_prefixes: ClassVar[tuple[str, ...]] = (
+        "internal_classifiers.",
+        "exit_criterion.",
+        "lexical_classifier.",
+        "token_pruner.",
+    )
     _keys_to_ignore_on_load_missing = compatibility.silent_when_missing(
         r"^internal_classifiers\.", r"^exit_criterion\.", r"^lexical_classifier\.", r"^token_pruner\."
     )

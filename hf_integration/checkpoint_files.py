@@ -27,8 +27,6 @@ __all__ = [
     "write_json",
 ]
 
-# Absent from plain checkpoints without harm; see MagicPyramidForSequenceClassification.
-_OWN = ("internal_classifiers.", "exit_criterion.", "lexical_classifier.", "token_pruner.")
 _DEFAULT_MAX_LENGTH = 256
 
 
@@ -58,7 +56,7 @@ def load_checkpoint(
         source, config=config, ignore_mismatched_sizes=True, output_loading_info=True
     )
     fresh = [*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])]
-    has_head = all(key.startswith(_OWN) for key in fresh)
+    has_head = all(key.startswith(model.own_prefixes) for key in fresh)
     return model, AutoTokenizer.from_pretrained(source), has_head
 
 

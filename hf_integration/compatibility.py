@@ -6,7 +6,7 @@ so that a release in between, or one with a backport, is taken for what it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, TrainingArguments
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
 
 __all__ = [
+    "KeepsOwnParameters",
     "PreTrainedConfig",
     "attends_locally",
     "init",
@@ -35,11 +36,53 @@ try:
 except ImportError:
     init: Any = torch.nn.init  # type: ignore[no-redef]
 
+_BEFORE_5 = init is torch.nn.init
+
+
+class _LoadsOwnParameters:
+    """Takes the parameters of ``own_prefixes`` from checkpoints of other heads, where nothing else does."""
+
+    own_prefixes: tuple[str, ...]
+
+    def _get_key_renaming_mapping(
+        self, checkpoint_keys: list[str], key_mapping: Any = None, *crossing: bool
+    ) -> dict[str, str]:
+        # Of a head's checkpoint it would leave them out, of a base model's it would call them a corruption.
+        kept = [key for key in checkpoint_keys if not (any(crossing) and key.startswith(self.own_prefixes))]
+        renamed: dict[str, str] = super()._get_key_renaming_mapping(kept, key_mapping, *crossing)  # type: ignore[misc]
+        return renamed
+
+    @classmethod
+    def _load_pretrained_model(
+        cls, model: Any, state_dict: Any, checkpoint_files: Sequence[str] | None, *args: Any, **kwargs: Any
+    ) -> Any:
+        from transformers.modeling_utils import load_state_dict
+
+        loaded = super()._load_pretrained_model(  # type: ignore[misc]
+            model, state_dict, checkpoint_files, *args, **kwargs
+        )
+        found = dict(state_dict or {})
+        for file in checkpoint_files or ():
+            found.update(load_state_dict(file))
+        with torch.no_grad():
+            for name, tensor in model.state_dict().items():
+                if name.startswith(cls.own_prefixes) and name in found and tensor.shape == found[name].shape:
+                    tensor.copy_(found[name])
+        return loaded
+
+
+class _LoadsAll:
+    """What is in a checkpoint is loaded by its name, whatever the head."""
+
+
+# 5.0 loads parameters beside the backbone into every head that has them; before, only into the head that saved them.
+KeepsOwnParameters: Any = _LoadsOwnParameters if _BEFORE_5 else _LoadsAll
+
 
 def silent_when_missing(*names: str) -> tuple[str, ...]:
     """Return the patterns of parameters that a checkpoint may lack without a warning."""
     # 5.0 initialises them all the same; before, they were left without memory, so the warning is the price.
-    return () if init is torch.nn.init else names
+    return () if _BEFORE_5 else names
 
 
 def register_tokenizer(config: Any, plain: Any) -> None:

@@ -77,9 +77,9 @@ def _check_architecture(config: MagicPyramidConfig) -> None:
         )
     if decodes or crosses or positions != "absolute":
         raise UnsupportedError(
-            "Magic Pyramid supports encoders without position types of their own, "
+            "Magic Pyramid supports plain encoders, "
             f"got is_decoder={decodes}, add_cross_attention={crosses}, position_embedding_type={positions!r}: "
-            "use a plain encoder"
+            "use an encoder without cross-attention, with position_embedding_type='absolute'"
         )
     config.family.check(config)
 

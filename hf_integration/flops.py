@@ -52,7 +52,9 @@ def baseline_flops(
         raise argument_error("padding", "must be 'none', 'longest' or 'max_length'", repr(padding), "use 'none'")
     tokens = lengths.double()
     family = getattr(config, "family", None) or family_of(config.model_type, "config")
-    layer = _layer_macs(tokens, tokens, config, family) + family.relative_macs(config, tokens, tokens, None)
+    layer = _layer_macs(tokens, tokens, config, family)
+    distances = family.relative_macs(config, tokens, tokens, None)
+    layer = layer if distances is None else layer + distances
     macs = config.num_hidden_layers * layer + _embedding_macs(tokens, config)
     flops: Tensor = 2 * (macs + _head_macs(config))
     return flops
@@ -119,8 +121,8 @@ def _layers_macs(n_attended: Tensor, n_kept: Tensor, lengths: Tensor, config: Ma
     """Those of several layers, ``[batch, layers]`` each, with what distances cost; summed to ``[batch]``."""
     family = config.family
     macs = _layer_macs(n_attended, n_kept, config, family)
-    total: Tensor = (macs + family.relative_macs(config, n_attended, n_attended, lengths[:, None])).sum(1)
-    return total
+    distances = family.relative_macs(config, n_attended, n_attended, lengths)
+    return (macs if distances is None else macs + distances).sum(1)
 
 
 def _layer_macs(n_attended: Tensor, n_kept: Tensor, config: PreTrainedConfig, family: ModelFamily) -> Tensor:
@@ -137,12 +139,12 @@ def _last_layer_macs(n_attended: Tensor, lengths: Tensor, config: MagicPyramidCo
     family, width, inner = config.family, config.hidden_size, _inner_size(config)
     if family.pooling(config) == "mean":
         return _layers_macs(n_attended[:, None], n_attended[:, None], lengths, config)
-    asking = torch.ones_like(n_attended)
-    queries = width * width * (n_attended if family.fused_projections else asking)
-    keys_and_values = 2 * width * width * n_attended + 2 * width * n_attended
-    token_wise = width * width + family.feed_forward_matrices * width * inner
-    macs: Tensor = queries + keys_and_values + token_wise
-    return macs + family.relative_macs(config, asking, n_attended, lengths)
+    projections = (3 if family.fused_projections else 2) * width * width * n_attended
+    query = 0 if family.fused_projections else width * width
+    token_wise = query + width * width + family.feed_forward_matrices * width * inner
+    macs: Tensor = projections + 2 * width * n_attended + token_wise
+    distances = family.relative_macs(config, 1, n_attended, lengths)
+    return macs if distances is None else macs + distances
 
 
 def _pruning_macs(n_attended: Tensor, macs_per_token: int, config: MagicPyramidConfig) -> Tensor:

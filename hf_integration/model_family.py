@@ -110,16 +110,16 @@ class ModelFamily(abc.ABC):
         """
         return None
 
-    def relative_macs(self, config: Any, queries: Tensor, keys: Tensor, lengths: Tensor | None) -> Tensor | float:
-        """Return the multiply-accumulates that distances cost in one layer, in the shape of ``keys``.
+    def relative_macs(self, config: Any, queries: Tensor | int, keys: Tensor, lengths: Tensor | None) -> Tensor | None:
+        """Return the multiply-accumulates that distances cost in a layer, in the shape of ``keys``; ``None`` = none.
 
         Args:
             config: shapes of the model.
-            queries: tokens that ask, float64.
-            keys: tokens that are asked, float64.
-            lengths: tokens of the text before any was pruned; ``None`` asks for what the plain model does.
+            queries: tokens that ask, float64 like ``keys``, or one number.
+            keys: tokens that are asked, float64 ``[batch]`` or ``[batch, layers]``.
+            lengths: tokens of each text before any was pruned, ``[batch]``; ``None`` = what the plain model does.
         """
-        return 0.0
+        return None
 
     @abc.abstractmethod
     def embed(self, backbone: nn.Module, **inputs: Tensor) -> Tensor:

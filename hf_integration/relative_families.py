@@ -85,15 +85,16 @@ class DebertaV2Family(BertFamily):
         """See :meth:`ModelFamily.relative_positions`."""
         return _Disentangled(backbone.encoder, backbone.config, position_ids.shape[1] - 1, position_ids.device)
 
-    def relative_macs(self, config: Any, queries: Tensor, keys: Tensor, lengths: Tensor | None) -> Tensor | float:
+    def relative_macs(self, config: Any, queries: Tensor | int, keys: Tensor, lengths: Tensor | None) -> Tensor | None:
         """See :meth:`ModelFamily.relative_macs`. Counted is a text alone; those of a batch share the projections."""
         if not config.relative_attention:
-            return 0.0
+            return None
         kinds, width = _kinds(config.pos_att_type), config.hidden_size
         rows: Tensor | int = 2 * _span(config)
         if lengths is not None:
             reach = lengths.long() - 1
             rows = _rows(config, reach) - _rows(config, -reach) + 1
+            rows = rows.view(-1, *(1,) * (keys.dim() - 1))
         # Where contents and distances share projections, the plain model makes both, needed or not.
         both = lengths is None and getattr(config, "share_att_key", False)
         projections = 2 if both else len(kinds)

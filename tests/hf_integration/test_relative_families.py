@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import hf_integration
 from hf_integration import attention, compatibility, layouts
@@ -71,19 +70,18 @@ DEBERTA = {
 
 @EXECUTIONS
 @pytest.mark.parametrize("fields", DEBERTA.values(), ids=DEBERTA)
-def test_every_kind_of_deberta_is_the_plain_model_and_is_counted(make_plain, make_inputs, fields, execution):
+def test_every_kind_of_deberta_is_the_plain_one_and_counted(make_plain, make_inputs, count_flops, fields, execution):
     family = load_registry("model_families")["deberta-v2"]
     plain, batch = make_plain(family, **fields), make_inputs(family, [9, 1, 17])
     pyramid = hf_integration.attach(plain, execution=execution)
     torch.testing.assert_close(run(pyramid, batch).logits, run(plain, batch).logits, atol=1e-5, rtol=0)
     pyramid.set_speed(keep_threshold=0.8)
-    plain.requires_grad_(False)
-    counted = FlopCounterMode(display=False)
-    alone = make_inputs(family, [14])
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), counted:
-        output = run(pyramid, alone)
     if execution == "compact":
-        assert output.flops.item() == pytest.approx(counted.get_total_flops(), rel=1e-6)
+        total, output = count_flops(pyramid, make_inputs(family, [14]))
+        assert output.flops.item() == pytest.approx(total, rel=1e-6)
+        # The plain model does not spare the distances that a text lacks.
+        total, _ = count_flops(plain, make_inputs(family, [14]))
+        assert hf_integration.baseline_flops(torch.tensor([14]), plain.config).item() == total
 
 
 def test_distances_beyond_the_batch_are_not_multiplied(make_plain):
@@ -99,18 +97,16 @@ def test_distances_beyond_the_batch_are_not_multiplied(make_plain):
 
 
 @EXECUTIONS
-def test_modernbert_that_reads_the_mean_is_the_plain_model(make_plain, make_inputs, execution):
+def test_modernbert_that_reads_the_mean_is_the_plain_model(make_plain, make_inputs, count_flops, execution):
     family = load_registry("model_families")["modernbert"]
     plain, batch = make_plain(family, classifier_pooling="mean"), make_inputs(family, [9, 1, 17])
     pyramid = hf_integration.attach(plain, execution=execution)
     torch.testing.assert_close(run(pyramid, batch).logits, run(plain, batch).logits, atol=1e-5, rtol=0)
     pyramid.set_speed(keep_threshold=0.7)
-    counted = FlopCounterMode(display=False)
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), counted:
-        pruned = run(pyramid, batch)
+    total, pruned = count_flops(pyramid, batch)
     assert (pruned.tokens_kept[:, 2] < torch.tensor([9, 1, 17])).any()
     if execution == "compact":
-        assert pruned.flops.double().sum().item() == pytest.approx(counted.get_total_flops(), rel=1e-6)
+        assert pruned.flops.double().sum().item() == pytest.approx(total, rel=1e-6)
         pyramid.config.execution = "masked"
         torch.testing.assert_close(run(pyramid, batch).logits, pruned.logits, atol=1e-4, rtol=1e-4)
 
