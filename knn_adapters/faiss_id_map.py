@@ -17,6 +17,7 @@ from knn_adapters.faiss_making import blank
 from knn_adapters.faiss_nested import Nested, inner_property
 from knn_adapters.faiss_selection import selected
 from knn_adapters.faiss_storage import stock_of, view
+from knn_adapters.faiss_threads import library_threads
 from knn_adapters.libraries import original
 
 __all__ = ["IndexIDMap", "IndexIDMap2"]
@@ -73,7 +74,8 @@ class _Mapping(Nested):
         vectors = as_added(x, self.d)
         numbers = as_ids(ids, len(vectors))
         self._inner._prepare(vectors)
-        self._in_c().add_with_ids_c(len(vectors), faiss.swig_ptr(vectors), faiss.swig_ptr(numbers))
+        with library_threads(self):
+            self._in_c().add_with_ids_c(len(vectors), faiss.swig_ptr(vectors), faiss.swig_ptr(numbers))
         self._inner._took(vectors)
 
     def add(self: Any, x: npt.ArrayLike, numeric_type: Any = None) -> None:
