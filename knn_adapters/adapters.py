@@ -54,6 +54,7 @@ class FaissAdapter(_LibraryAdapter):
         "IndexScalarQuantizer, IndexHNSWSQ or IndexIVFScalarQuantizer; inside IndexIDMap, IndexIDMap2, "
         "IndexPreTransform, IndexRefine or IndexRefineFlat too"
     )
+    rescore_modes = RESCORE_MODES
 
     def is_wrapped(self, index: Any) -> bool:
         """Whether the class of ``index`` is one of ours."""
@@ -124,6 +125,7 @@ class AnnoyAdapter(_LibraryAdapter):
 
     library, index_class = "annoy", "AnnoyIndex"
     supported = "annoy.AnnoyIndex (angular, euclidean, dot)"
+    rescore_modes = RESCORE_MODES
 
     def wrap(self, index: Any, options: WrapOptions) -> Any:
         """Return the quantized index; one of metric manhattan or hamming as it is."""
