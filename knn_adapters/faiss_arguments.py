@@ -13,7 +13,17 @@ from knn_adapters._validation import as_queries, check_finite, number_error, run
 from knn_adapters.wrapping import WrapOptions
 from mp_plugins import UnsupportedError, argument_error
 
-__all__ = ["as_added", "as_ids", "as_row", "as_rows", "check_output", "check_rescore", "delivered", "options_for_codes"]
+__all__ = [
+    "as_added",
+    "as_codes",
+    "as_ids",
+    "as_row",
+    "as_rows",
+    "check_output",
+    "check_rescore",
+    "delivered",
+    "options_for_codes",
+]
 
 
 def as_added(x: Any, dim: int) -> npt.NDArray[np.float32]:
@@ -25,6 +35,21 @@ def as_added(x: Any, dim: int) -> npt.NDArray[np.float32]:
     vectors = as_queries("x", x, dim, single=False)
     check_finite("x", vectors)
     return vectors
+
+
+def as_codes(codes: Any, size: int) -> npt.NDArray[np.uint8]:
+    """Return stand-alone codes ``(n, size)``.
+
+    Raises:
+        ArgumentError: another shape or dtype.
+    """
+    received: npt.NDArray[Any] = np.ascontiguousarray(codes)
+    if received.dtype != np.uint8 or received.ndim != 2 or received.shape[1] != size:
+        raise argument_error(
+            "codes", f"must be uint8 of shape (n, {size})", f"{received.dtype} of shape {received.shape}",
+            "pass what sa_encode() returned",
+        )  # fmt: skip
+    return received
 
 
 def as_ids(ids: Any, count: int) -> npt.NDArray[np.int64]:

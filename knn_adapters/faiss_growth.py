@@ -119,9 +119,11 @@ class Growing:
             Number of vectors removed.
 
         Raises:
+            ArgumentError: neither ids nor a selector.
             RuntimeError: a graph, from which FAISS removes nothing.
         """
         contents = self._contents
+        selected(x, np.empty(0, np.int64))  # refuses what is neither
         with contents.lock:
             count, rows = self.ntotal, None
             if isinstance(contents, RowContents) and contents.knows_rows:

@@ -88,6 +88,14 @@ class _Mapping(Nested):
         size: int = self._inner.sa_code_size()
         return size
 
+    def sa_encode(self: Any, x: npt.ArrayLike, codes: Any = None) -> Any:
+        """Return vectors ``(n, d)`` as stand-alone codes of the index inside."""
+        return self._inner.sa_encode(as_added(x, self.d), codes)
+
+    def sa_decode(self: Any, codes: Any, x: _Floats | None = None) -> Any:
+        """Return the vectors ``(n, d)`` of stand-alone codes of the index inside."""
+        return self._inner.sa_decode(codes, x)
+
     def add_sa_codes(self: Any, codes: npt.NDArray[np.uint8], ids: npt.ArrayLike) -> None:
         """Add what stand-alone codes ``(n, sa_code_size())`` of the index inside stand for, under ``ids`` ``(n,)``."""
         self.add_with_ids(self._inner.sa_decode(codes), ids)
