@@ -147,7 +147,7 @@ def test_a_small_index_is_mapped_and_shared_by_annoy(rows, tmp_path):
     assert len(accounts) == 2  # of the index that was saved, and of the other
     for account in accounts:
         assert account.split()[1] == "r--s"
-        assert kilobytes(account, "Private_Dirty") == 0
+        assert kilobytes(account, "Anonymous") == 0  # nothing of its own
     queries = rows[:20]
     assert found(loaded, queries) == found(index, queries) == found(opened(annoy, tmp_path / "index"), queries)
 
