@@ -18,7 +18,7 @@ from knn_adapters import faiss_storage as storage
 from knn_adapters._unsupported import protect_properties
 from knn_adapters._validation import as_queries, check_k
 from knn_adapters.evaluation import IndexStats
-from knn_adapters.faiss_arguments import check_output, delivered
+from knn_adapters.faiss_arguments import check_output, check_results, delivered
 from knn_adapters.faiss_classes import STAND_INS, class_for
 from knn_adapters.faiss_growth import Growing
 from knn_adapters.faiss_id_map import IndexIDMap, IndexIDMap2
@@ -125,8 +125,7 @@ class _QuantizedIndex(Growing, Reading, Making):
             RuntimeError: ``params`` of another kind for inverted lists, or ``nprobe`` below 1.
         """
         queries, count = as_queries("x", as_numeric("x", x, numeric_type), self.d, single=False), check_k("k", k)
-        check_output("D", D, (len(queries), count), np.float32)
-        check_output("I", I, (len(queries), count), np.int64)
+        check_results(D, I, (len(queries), count))
         distances, ids = filled(self, *nearest(self, queries, count, params))
         return delivered(distances, D), delivered(ids, I)
 

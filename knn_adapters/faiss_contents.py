@@ -124,7 +124,8 @@ class Contents(ABC):
         return replace(self.options, calibration=None).train_quantizer(self.metric, vectors)
 
     def _watch(self, trained_on: _Floats) -> None:
-        self.drift = Drift(self.quantizer, trained_on[:TRAINING_ROWS]) if self.follows_data else None
+        copies = self.options.rescore != "original"
+        self.drift = Drift(self.quantizer, trained_on[:TRAINING_ROWS], copies=copies) if self.follows_data else None
 
 
 class Untrained:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from knn_adapters._validation import as_queries, check_finite, check_k, has_missing
-from knn_adapters.faiss_arguments import check_output, delivered
+from knn_adapters.faiss_arguments import check_results, delivered
 from knn_adapters.faiss_params import check_params, ef_of, filter_of, max_empty_of, visited, within_budget
 from knn_adapters.faiss_queries import as_assignment, as_radius
 from knn_adapters.faiss_threads import search_threads
@@ -96,8 +96,7 @@ class ListMethods:
         """
         queries, count = as_queries("x", x, self.d, single=False), check_k("k", k)
         assignment = _assignment(self, len(queries), Iq, Dq, params)
-        check_output("D", D, (len(queries), count), np.float32)
-        check_output("I", I, (len(queries), count), np.int64)
+        check_results(D, I, (len(queries), count))
         assignment = within_budget(self, assignment, None, count)
         found = _answer(self._lists.searcher.search, queries, assignment, count, **_threads(self, queries))
         distances, ids = filled(self, *found)

@@ -299,9 +299,9 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
     ) -> None:
         """Read what :meth:`save_index` or hnswlib wrote; ``ef`` is 10 then, as hnswlib has it.
 
-        A file of ours is mapped and checked, and what it holds is put into the records of a graph that grows: each holds
-        links, code and norm of an element side by side, with room for those to come. So an index takes its memory
-        itself, and the file may go. Annoy's forests, which never grow, stay in the file.
+        A file of ours is mapped and checked, and what it holds is put into the records of a graph that grows: each has
+        links, code and norm of an element side by side, and there is room for those to come. So an index takes its
+        memory itself, and the file may go. Annoy's forests, which never grow, stay in the file.
 
         Args:
             path_to_index: the file.

@@ -140,6 +140,7 @@ def test_training_anew_loses_nothing(rows, kind):
     before, far = index._quantizer.scale.max(), rows[2100:3600] * np.float32(4)
     for part in np.array_split(far, 6):
         index.add(part)
+        assert set(index._contents.drift.outside.values()) <= {None}  # kept once
     held = np.concatenate([rows[:2100], far])
     assert index._quantizer.scale.max() > 1.2 * before
     np.testing.assert_array_equal(index.reconstruct_n(), held)
