@@ -93,7 +93,7 @@ static void rescore4(const struct mp_items *items, const struct mp_query *query,
         ranks[i] = mp_rank(mp_exact_key(items, query, ids[i], products[i]), ids[i]);
 }
 
-static float original_key(const struct mp_items *items, const struct mp_query *query, size_t id) {
+float mp_original_key(const struct mp_items *items, const struct mp_query *query, size_t id) {
     const float *vector = items->originals + id * items->dim;
     if (items->metric == MP_METRIC_L2)
         return (float)mp_squared_distance(query->vector, vector, items->dim);
@@ -107,7 +107,7 @@ static void original_ranks(const struct mp_items *items, const struct mp_query *
         if (ahead < count)
             mp_prefetch((const uint8_t *)(items->originals + mp_rank_id(ranks[ahead]) * items->dim), size);
         const uint32_t id = mp_rank_id(ranks[i]);
-        ranks[i] = mp_rank(original_key(items, query, id), id);
+        ranks[i] = mp_rank(mp_original_key(items, query, id), id);
     }
 }
 

@@ -21,22 +21,26 @@ struct search {
     atomic_bool no_memory, given_up;
 };
 
-/* |m_l + r^|^2 by the formula of a quantizer whose offset is m_l + o. */
-static struct mp_status fill_norms(struct mp_ivf *ivf) {
+/* |m_l + r^|^2 by the formula of a quantizer whose offset is m_l + o; those that `before` has are copied. */
+static struct mp_status fill_norms(struct mp_ivf *ivf, const struct mp_ivf *before) {
     const size_t dim = ivf->items.dim;
     float *offset = malloc(dim * sizeof *offset);
     if (!offset)
         return mp_no_memory();
     for (size_t l = 0; l < ivf->n_lists; l++) {
         struct mp_items *list = &ivf->lists[l];
+        float *norms = ivf->norms + ivf->first[l];
+        const size_t known = before ? before->lists[l].n : 0;
+        list->norms = (const uint8_t *)norms;
+        list->norm_stride = sizeof(float);
+        if (known > 0)
+            memcpy(norms, before->norms + before->first[l], known * sizeof *norms);
+        if (known == list->n)
+            continue;
         for (size_t i = 0; i < dim; i++)
             offset[i] = ivf->items.offset[i] + (ivf->centroids ? ivf->centroids[l * dim + i] : 0);
-        if (list->bits == 4)
-            mp_squared_norms4(list->codes, list->n, dim, list->scale, offset, ivf->norms + ivf->first[l]);
-        else
-            mp_squared_norms(list->codes, list->n, dim, list->scale, offset, ivf->norms + ivf->first[l]);
-        list->norms = (const uint8_t *)(ivf->norms + ivf->first[l]);
-        list->norm_stride = sizeof(float);
+        (list->bits == 4 ? mp_squared_norms4 : mp_squared_norms)(mp_item_code(list, known), list->n - known, dim,
+                                                                 list->scale, offset, norms + known);
     }
     free(offset);
     return mp_ok();
@@ -60,7 +64,25 @@ static struct mp_status take_lists(struct mp_ivf *ivf, const struct mp_ivf_list 
     return mp_ok();
 }
 
-struct mp_status mp_ivf_open(struct mp_ivf *ivf, const struct mp_ivf_list *lists) {
+static struct mp_status check_before(const struct mp_ivf *ivf, const struct mp_ivf_list *lists,
+                                     const struct mp_ivf *before) {
+    const struct mp_items *items = &ivf->items, *others = &before->items;
+    if (before->n_lists != ivf->n_lists || others->dim != items->dim || others->bits != items->bits ||
+        others->metric != items->metric)
+        return mp_invalid("`before` must have as many lists, dimensions and bits, and the same metric: leave it out");
+    for (size_t l = 0; l < ivf->n_lists; l++) {
+        if (before->lists[l].n > lists[l].size)
+            return mp_invalid("`before` must have no list that is longer than here, got %zu for %zu at list %zu: leave "
+                              "it out",
+                              before->lists[l].n, lists[l].size, l);
+    }
+    return mp_ok();
+}
+
+struct mp_status mp_ivf_open(struct mp_ivf *ivf, const struct mp_ivf_list *lists, const struct mp_ivf *before) {
+    const struct mp_status checked = before ? check_before(ivf, lists, before) : mp_ok();
+    if (checked.code != MP_OK)
+        return checked;
     ivf->norms = NULL;
     ivf->lists = malloc((ivf->n_lists + 1) * sizeof *ivf->lists); /* one more: malloc(0) may be NULL */
     ivf->ids = malloc((ivf->n_lists + 1) * sizeof *ivf->ids);
@@ -68,7 +90,7 @@ struct mp_status mp_ivf_open(struct mp_ivf *ivf, const struct mp_ivf_list *lists
     struct mp_status status = ivf->lists && ivf->ids && ivf->first ? take_lists(ivf, lists) : mp_no_memory();
     if (status.code == MP_OK && ivf->items.metric == MP_METRIC_L2) {
         ivf->norms = malloc((ivf->items.n + 1) * sizeof *ivf->norms);
-        status = ivf->norms ? fill_norms(ivf) : mp_no_memory();
+        status = ivf->norms ? fill_norms(ivf, before) : mp_no_memory();
     }
     if (status.code != MP_OK)
         mp_ivf_close(ivf);

@@ -121,14 +121,10 @@ static void make_products(const struct mp_items *items, const int8_t *high, cons
         dots[i] = items->kernels->dot(mp_item_code(items, positions[i]), high, items->dim);
 }
 
-/* Adds an item if it is a result. False if the search has ended, `search` says why. */
-static bool take(struct search *search, const struct run *run, const struct ranged *ranged, size_t at, int32_t high,
-                 struct mp_range_hits *hits) {
+/* Adds an item with this key if it is a result. False if the search has ended, `search` says why. */
+static bool take(struct search *search, const struct run *run, size_t at, float key, struct mp_range_hits *hits) {
     const struct mp_filter *filter = search->range->filter;
     const float sign = run->items->metric == MP_METRIC_L2 ? 1.0f : -1.0f;
-    if (!(least_key(run, ranged, at, high) < search->limit))
-        return true;
-    const float key = exact_key(run, ranged, at, high);
     if (!(key < search->limit))
         return true;
     const int64_t id = run->ids ? run->ids[at] : run->first_id + (int64_t)at;
@@ -142,18 +138,35 @@ static bool take(struct search *search, const struct run *run, const struct rang
     return false;
 }
 
+/* Scores `count` items by their codes, or by their vectors where these are kept. */
+static bool scan_group(struct search *search, const struct run *run, const struct ranged *ranged,
+                       const size_t *positions, size_t count, struct mp_range_hits *hits) {
+    int32_t dots[GROUP];
+    if (!run->items->originals)
+        make_products(run->items, ranged->query.high, positions, count, dots);
+    for (size_t i = 0; i < count; i++) {
+        const size_t at = positions[i];
+        float key;
+        if (run->items->originals)
+            key = mp_original_key(run->items, &ranged->query, at);
+        else if (least_key(run, ranged, at, dots[i]) < search->limit)
+            key = exact_key(run, ranged, at, dots[i]);
+        else
+            continue;
+        if (!take(search, run, at, key, hits))
+            return false;
+    }
+    return true;
+}
+
 static bool scan(struct search *search, const struct run *run, const struct ranged *ranged,
                  struct mp_range_hits *hits) {
     size_t positions[GROUP];
-    int32_t dots[GROUP];
     for (size_t first = 0; first < run->items->n; first += GROUP) {
         const size_t count = run->items->n - first < GROUP ? run->items->n - first : GROUP;
         const size_t passing = list_passing(run, search->range->filter, first, count, positions);
-        make_products(run->items, ranged->query.high, positions, passing, dots);
-        for (size_t i = 0; i < passing; i++) {
-            if (!take(search, run, ranged, positions[i], dots[i], hits))
-                return false;
-        }
+        if (!scan_group(search, run, ranged, positions, passing, hits))
+            return false;
     }
     return true;
 }
@@ -167,6 +180,8 @@ static void scan_blocks(struct search *search, const struct ranged *ranged, size
         block.n = items->n - first < step ? items->n - first : step;
         block.codes = mp_item_code(items, first);
         block.norms = items->norms ? items->norms + first * items->norm_stride : NULL;
+        if (items->originals)
+            block.originals += first * items->dim;
         if (items->residuals.codes) {
             block.residuals.codes += first * items->dim;
             block.residuals.norms = items->norms ? items->residuals.norms + first : NULL;

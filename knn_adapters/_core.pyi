@@ -126,8 +126,9 @@ class _Searcher:
     def add_originals(self, vectors: npt.NDArray[np.float32]) -> None:
         """Rescore by the vectors ``(n, d)`` of the codes from now on; to be called before the first search.
 
-        They are read where they lie. Distances of results are exact to float32 then; the order of candidates before
-        rescoring is that of the codes.
+        They are read where they lie, and that they are finite is the caller's part. Distances of results are exact to
+        float32 then; the order of candidates before rescoring is that of the codes. A search by radius scores all
+        vectors, and finds what is inside by them.
         """
 
 class FlatSearcher(_Searcher):
@@ -167,7 +168,8 @@ class IvfSearcher:
 
     With ``centroids`` ``(lists, d)`` codes are those of residuals: an item decodes to ``centroid + offset + scale *
     code``. ``ids`` are what a search returns; among equal distances the item that stands first in the lists wins.
-    ``metric`` is ``"l2"`` or ``"ip"``.
+    ``metric`` is ``"l2"`` or ``"ip"``. ``before`` is a searcher of the same quantizer and centroids whose lists these
+    begin with: what it computed of them is taken over.
     """
 
     def __init__(
@@ -180,6 +182,7 @@ class IvfSearcher:
         metric: str,
         *,
         bits: int = ...,
+        before: IvfSearcher | None = ...,
         level: str = ...,
     ) -> None: ...
     def search(
@@ -358,6 +361,10 @@ class HnswGraph:
 
     def links(self, node: int, level: int) -> npt.NDArray[np.int32]:
         """Return the ids that a node links to on a level."""
+
+    @property
+    def link_lists_size(self) -> int:
+        """Length of what :meth:`arrays` returns as ``link_lists``; waits for insertions."""
 
     @property
     def entry_point(self) -> int:

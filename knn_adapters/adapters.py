@@ -54,6 +54,7 @@ class FaissAdapter(_LibraryAdapter):
         "IndexScalarQuantizer, IndexHNSWSQ or IndexIVFScalarQuantizer; inside IndexIDMap, IndexIDMap2, "
         "IndexPreTransform, IndexRefine or IndexRefineFlat too"
     )
+    rescore_modes = RESCORE_MODES
 
     def is_wrapped(self, index: Any) -> bool:
         """Whether the class of ``index`` is one of ours."""
@@ -93,13 +94,21 @@ class HnswlibAdapter(_LibraryAdapter):
     supported = "hnswlib.Index"
     rescore_modes = RESCORE_MODES
 
+    def handles(self, index: object) -> bool:
+        """Whether ``index`` is an ``hnswlib.Index``, or our ``BFIndex``, whose vectors are floats."""
+        return super().handles(index) or type(index).__module__ == "knn_adapters.hnswlib_bruteforce"
+
+    def is_wrapped(self, index: Any) -> bool:
+        """Whether the class of ``index`` is one of ours."""
+        return any(cls.__module__.startswith("knn_adapters.hnswlib") for cls in type(index).__mro__)
+
     def wrap(self, index: Any, options: WrapOptions) -> Any:
         """Return the quantized index."""
         return self.stand_in.Index._wrapping(self.stand_in.HnswState.of(index), options)
 
     def metric(self, index: Any) -> str:
         """Return the metric of an index, wrapped or not."""
-        return str(index.space)
+        return str(index._space if isinstance(index, self.stand_in.BFIndex) else index.space)
 
     def vectors(self, index: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Return ids and vectors, decoded where wrapped."""
@@ -124,6 +133,7 @@ class AnnoyAdapter(_LibraryAdapter):
 
     library, index_class = "annoy", "AnnoyIndex"
     supported = "annoy.AnnoyIndex (angular, euclidean, dot)"
+    rescore_modes = RESCORE_MODES
 
     def wrap(self, index: Any, options: WrapOptions) -> Any:
         """Return the quantized index; one of metric manhattan or hamming as it is."""

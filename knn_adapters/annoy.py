@@ -3,10 +3,12 @@
 ``from knn_adapters import annoy`` in place of ``import annoy`` is all that a program has to change. Annoy itself takes
 the items and builds the trees; then the forest is taken over as codes and Annoy's memory is given back. What differs:
 
-- An index of fewer than 2048 items stays Annoy's own, exact and with Annoy's file, as does one of the metrics manhattan
-  and hamming.
+- An index of fewer than 2048 items stays Annoy's own and exact, as does one of the metrics manhattan and hamming. So
+  does its file: Annoy maps it, and processes share it, as they share ours, and Annoy itself reads it. Nothing else
+  would: Annoy cannot be given nodes that lie behind a header, nor answers from another place. Such a file has no
+  checksum; dimension and nodes are looked at when it is loaded.
 - Vectors that are read back from a built index are those that the codes stand for, and :meth:`AnnoyIndex.unbuild` goes
-  on with these.
+  on with these, unless the vectors are kept (``rescore="original"``, see :func:`knn_adapters.configure`).
 - ``save()`` writes a file of ours, which ``load()`` maps; Annoy's files are read too, in the layout of 1.17 and in that
   of the development version, and :func:`knn_adapters.export` writes them.
 - Values that are not finite, items added to a built index, and numbers that make Annoy crash or hang are errors. A call
@@ -88,7 +90,6 @@ class AnnoyIndex(annoy.AnnoyIndex):
         Raises:
             TypeError: arguments of another type, in Python's words as Annoy has it.
             ValueError: another metric.
-            UnsupportedError: :func:`knn_adapters.configure` was told ``rescore="original"``.
         """
         if metric is _OMITTED:
             warnings.warn(
@@ -96,7 +97,7 @@ class AnnoyIndex(annoy.AnnoyIndex):
                 FutureWarning, stacklevel=2,
             )  # fmt: skip
             metric = "angular"
-        return cls._empty(f, metric, WrapOptions.configured(("none", "residual")))
+        return cls._empty(f, metric, WrapOptions.configured())
 
     @classmethod
     def _empty(cls, f: int, metric: str, options: WrapOptions) -> AnnoyIndex:
@@ -156,7 +157,8 @@ class AnnoyIndex(annoy.AnnoyIndex):
 
         Args:
             n_trees: number of trees.
-            n_jobs: threads that build, -1 for one a processor.
+            n_jobs: threads that build; -1 for as many as :func:`knn_adapters.configure` said when the index was made,
+                else for one a processor.
 
         Raises:
             ArgumentError: the index is built or loaded, or a number out of range.
@@ -177,8 +179,9 @@ class AnnoyIndex(annoy.AnnoyIndex):
     def unbuild(self) -> Literal[True]:
         """Take the trees away, so that items can be added again, and return True.
 
-        The original vectors of an encoded index are gone: those that the codes stand for take their places, and are
-        encoded anew by the next :meth:`build`, which adds a second, smaller rounding. Add the items again to avoid it.
+        The original vectors of an encoded index are gone, unless they are kept: those that the codes stand for take
+        their places, and are encoded anew by the next :meth:`build`, which adds a second, smaller rounding. Add the
+        items again to avoid it.
 
         Raises:
             ArgumentError: the index is loaded.
@@ -302,6 +305,8 @@ class AnnoyIndex(annoy.AnnoyIndex):
     def get_item_vector(self, i: int, /) -> list[float]:
         """Return the vector of item i, decoded where it is a code, at its original length; zeros for a gap.
 
+        Of the metric angular, vectors that are kept come back to within the last digit.
+
         Raises:
             ItemError: i is negative or no item (an ``IndexError``).
         """
@@ -345,7 +350,7 @@ class AnnoyIndex(annoy.AnnoyIndex):
         return f"<knn_adapters.annoy.AnnoyIndex f={self.f} metric={self._settings.metric!r}{bits}>"
 
     def _built(self, plain: PlainForest, n_trees: int, n_jobs: int) -> PlainForest | CodedForest:
-        plain.index.build(n_trees, n_jobs)
+        plain.index.build(n_trees, n_jobs if n_jobs > 0 else self._options.num_threads or n_jobs)
         enough = min(plain.n_added, plain.n_items) >= self._least
         return plain.encoded(self._options) if self._settings.quantizes and enough and plain.n_trees else plain
 

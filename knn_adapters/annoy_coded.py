@@ -24,7 +24,7 @@ __all__ = ["KIND", "CodedForest"]
 KIND = "annoy.AnnoyIndex"
 
 _TRAINING_ROWS = 1 << 20  # of more a quantizer sees a part, which bounds the copy that is made for it
-_LAZY = frozenset({"codes", "residuals", "plane_codes"})
+_LAZY = frozenset({"codes", "residuals", "originals", "plane_codes"})
 """Sections that are read where a search gets to; their checksums would read the whole file."""
 
 _FOREST = tuple(field.name for field in fields(Forest))
@@ -50,8 +50,8 @@ class CodedForest:
     Args:
         setup: metric and quantizer.
         arrays: ``codes``, ``scale``, ``offset`` and the arrays of a :class:`Forest`; ``norms`` for Euclidean distance;
-            ``residuals``, and ``residual_norms``, of a second level; ``lengths`` where items were normalised;
-            ``present`` where ids are missing. They are read in place.
+            ``residuals``, and ``residual_norms``, of a second level, or ``originals``, the vectors themselves;
+            ``lengths`` where items were normalised; ``present`` where ids are missing. They are read in place.
         quantizer: that of ``arrays``.
     """
 
@@ -71,6 +71,9 @@ class CodedForest:
         self._residuals = arrays.get("residuals")
         if self._residuals is not None:
             self._searcher.add_residuals(self._residuals, arrays.get("residual_norms"), setup.span)
+        self._originals = arrays.get("originals")
+        if self._originals is not None:
+            self._searcher.add_originals(self._originals)
 
     @classmethod
     def of(cls, nodes: Nodes, options: WrapOptions) -> CodedForest:
@@ -81,6 +84,7 @@ class CodedForest:
         width = dim if quantizer.bits == 8 else (dim + 1) // 2
         codes = np.empty((nodes.n_items, width), np.uint8)
         residuals = np.empty((nodes.n_items, dim), np.uint8) if residual else None
+        originals = np.empty((nodes.n_items, dim), np.float32) if options.rescore == "original" else None
         lengths = np.empty(nodes.n_items, np.float32)
         for block in nodes.blocks():
             vectors = nodes.item_vectors(block)
@@ -88,6 +92,8 @@ class CodedForest:
             lengths[block] = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
             if residuals is not None:
                 residuals[block] = quantizer.encode_residuals(vectors, codes[block])
+            if originals is not None:
+                originals[block] = normalised(vectors) if metric == "cosine" else vectors
         affine = (quantizer.scale, quantizer.offset)
         arrays = {"codes": codes, "scale": affine[0], "offset": affine[1], **vars(Forest.of(nodes))}
         if metric == "l2":
@@ -97,8 +103,10 @@ class CodedForest:
             if metric == "l2":
                 how = (codes, *affine, quantizer.span, quantizer.bits)
                 arrays["residual_norms"] = _core.residual_norms(residuals, *how)
-        # Within float32's rounding of 1, lengths say nothing.
-        if metric == "cosine" and not np.allclose(lengths[present], 1.0, atol=1e-5):
+        if originals is not None:
+            arrays["originals"] = originals
+        # Within float32's rounding of 1, lengths say nothing, but where vectors are to come back as they were.
+        if metric == "cosine" and not np.allclose(lengths[present], 1.0, atol=1e-5 if originals is None else 0.0):
             arrays["lengths"] = lengths
         if not present.all():
             arrays["present"] = present
@@ -149,7 +157,7 @@ class CodedForest:
         storage.write(path, KIND, asdict(self.setup), self._arrays)
 
     def export(self, path: str | os.PathLike[str]) -> None:
-        """Write Annoy's own file, with the vectors that the codes stand for."""
+        """Write Annoy's own file, with the vectors that the codes stand for, or the vectors themselves."""
         present = np.ones(self.n_items, np.bool_) if self._present is None else self._present
         annoy_file.write(path, self._forest, self.metric, present, self.vectors)
 
@@ -174,19 +182,21 @@ class CodedForest:
         return self._search(self.directions([item]), n, search_k, include_distances)
 
     def item_vector(self, item: int) -> list[float]:
-        """Return the decoded vector of an item."""
+        """Return the vector of an item, decoded unless it is kept."""
         values: list[float] = self.vectors([item])[0].tolist()
         return values
 
     def directions(self, items: Any) -> npt.NDArray[np.float32]:
-        """Return what the codes of ``items`` stand for, ``(m, d)``: of length 1 for angular, zeros for gaps."""
+        """Return what is known of ``items``, ``(m, d)``: of length 1 for angular, zeros for gaps."""
+        if self._originals is not None:
+            return np.array(self._originals[items])
         decoded = self._decoded(items)
         if self._present is not None:
             decoded[~self._present[items]] = 0.0
         return normalised(decoded) if self.metric == "angular" else decoded
 
     def vectors(self, items: Any) -> npt.NDArray[np.float32]:
-        """Return the decoded vectors of ``items`` at their original lengths, ``(m, d)``."""
+        """Return the vectors of ``items`` at their original lengths, ``(m, d)``, decoded unless they are kept."""
         directions = self.directions(items)
         return directions if self._lengths is None else directions * self._lengths[items, np.newaxis]
 
@@ -198,7 +208,7 @@ class CodedForest:
         return float(self._in_annoys_units(np.float32(first @ second)))
 
     def held(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Return ids and decoded vectors."""
+        """Return ids and vectors."""
         items = self.present_items()
         return items, self.vectors(items)
 
@@ -212,6 +222,7 @@ class CodedForest:
         count = max(self.n_items, 1)
         codes = sum(self._arrays[name].nbytes for name in names if name in self._arrays)
         trees = sum(self._arrays[name].nbytes for name in _FOREST)
+        kept = 0 if self._originals is None else self._originals.nbytes
         total = sum(array.nbytes for array in self._arrays.values())
         return IndexStats(
             kind=KIND,
@@ -223,8 +234,10 @@ class CodedForest:
             simd_level=_core.simd_level(),
             codes_bytes=codes / count,
             graph_bytes=trees / count,
-            other_bytes=(total - codes - trees) / count,
+            other_bytes=(total - codes - trees - kept) / count,
             original_bytes=self.setup.original_bytes / count,
+            rescore="original" if kept else "none" if self._residuals is None else "residual",
+            kept_bytes=kept / count,
         )
 
     def _search(

@@ -194,8 +194,7 @@ class PlainForest:
         """Write Annoy's file and leave the index as it is."""
         if not self.n_trees:
             raise argument_error("index", "must be built", f"{self.n_items} items, 0 trees", "call build() first")
-        with self._nodes() as nodes, storage.replacing(path) as partial:
-            nodes.records.tofile(partial)
+        self.save(os.fspath(path))
 
     def stats(self) -> IndexStats:
         """Refuse: there are no codes."""

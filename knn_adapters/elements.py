@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +12,6 @@ from knn_adapters._validation import RuntimeArgumentError, runtime_error
 from knn_adapters.coded_graph import CodedGraph, GraphSettings
 from knn_adapters.exact_vectors import ExactVectors
 from knn_adapters.labels import LabelTable
-from knn_adapters.outliers import OutlierRule
-from knn_adapters.quantizer import Quantizer
 from knn_adapters.wrapping import WrapOptions
 
 __all__ = ["CALIBRATION_ROWS", "ElementSettings", "Elements"]
@@ -142,7 +139,7 @@ class Elements:
         max_level: int,
     ) -> None:
         """Put the elements of a graph that exists into this empty object, encoded however few they are."""
-        quantizer = self.options.train_quantizer(self.settings.space, vectors)
+        quantizer = self._train(vectors)
         rows = CodedGraph.trained_on(quantizer, vectors, self.settings.graph, self.capacity)
         codes = quantizer.encode(vectors)
         residuals = quantizer.encode_residuals(vectors, codes) if getattr(quantizer, "residual", False) else None
@@ -153,49 +150,6 @@ class Elements:
         )  # fmt: skip
         self.labels.assign(labels, np.arange(len(labels)))
         self.rows = rows
-
-    def snapshot(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-        """Return fields and arrays from which :meth:`restored` makes an equal object. No writer may be under way."""
-        rows, count = self.rows, self.rows.count
-        fields: dict[str, Any] = {
-            "max_elements": self.capacity, "bits": self.options.bits, "rescore": self.options.rescore
-        }  # fmt: skip
-        arrays: dict[str, npt.NDArray[Any]] = {"labels": self.labels.by_id[:count].copy()}
-        if isinstance(rows, ExactVectors):
-            return fields, {**arrays, "vectors": rows.vectors(np.arange(count)), "deleted": rows.deleted()}
-        quantizer = rows.quantizer
-        graph = rows.graph.arrays()
-        fields |= {name: graph.pop(name) for name in ("entry_point", "max_level")}
-        fields |= {"clip": quantizer.clip, "error_limit": rows.error_limit}
-        fields["span"] = quantizer.span if graph["residuals"] is not None else 0.0
-        arrays |= {name: array for name, array in graph.items() if array is not None}
-        arrays |= {"scale": quantizer.scale, "offset": quantizer.offset}
-        arrays |= {} if quantizer.feedback is None else {"feedback": quantizer.feedback}
-        outside = np.array(sorted(rows.outside), np.int64)
-        kept = {} if graph["originals"] is not None else {"outside_vectors": rows.vectors(outside)}
-        return fields, {**arrays, "outside_ids": outside, **kept}
-
-    @classmethod
-    def restored(
-        cls,
-        settings: ElementSettings,
-        options: WrapOptions,
-        fields: Mapping[str, Any],
-        arrays: Mapping[str, npt.NDArray[Any]],
-    ) -> Elements:
-        """Return the elements of a :meth:`snapshot`; its bits and rescoring take the place of those of ``options``."""
-        options = replace(options, bits=fields["bits"], rescore=fields["rescore"])
-        made = cls(settings, options, fields["max_elements"])
-        labels = np.asarray(arrays["labels"])
-        if "vectors" in arrays:
-            made.rows = ExactVectors(settings.dim, settings.space)
-            made.rows.append(arrays["vectors"])
-            made.rows.mark(np.flatnonzero(arrays["deleted"]), True)
-        else:
-            made.rows = _restored_graph(settings, fields, arrays)
-        if len(labels):
-            made.labels.assign(labels, np.arange(len(labels)))
-        return made
 
     def _ids_for(self, labels: _Labels, replace_deleted: bool) -> _Ids:
         """Return the id that each label has or is going to have."""
@@ -247,7 +201,9 @@ class Elements:
         return made
 
     def _train(self, vectors: _Floats) -> Any:
-        return self.options.train_quantizer(self.settings.space, vectors)
+        quantizer = self.options.train_quantizer(self.settings.space, vectors)
+        self.options = replace(self.options, calibration=None)  # data that leave its range have outgrown it
+        return quantizer
 
     @staticmethod
     def _write(
@@ -258,25 +214,6 @@ class Elements:
             rows.replace(ids, replaced, **threads)
         if len(appended):
             rows.append(appended, **threads)
-
-
-def _restored_graph(
-    settings: ElementSettings, fields: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]
-) -> CodedGraph:
-    quantizer = Quantizer.from_affine(
-        settings.space, np.array(arrays["scale"]), np.array(arrays["offset"]), fields["clip"], bits=fields["bits"],
-        span=fields["span"], feedback=np.array(arrays["feedback"]) if "feedback" in arrays else None,
-    )  # fmt: skip
-    rows = CodedGraph(quantizer, settings.graph, fields["max_elements"], OutlierRule(quantizer, fields["error_limit"]))
-    rows.fill(
-        arrays["codes"], arrays.get("residuals"), level0=arrays["level0"], element_levels=arrays["element_levels"],
-        link_lists=arrays["link_lists"], entry_point=fields["entry_point"], max_level=fields["max_level"],
-        originals=arrays.get("originals"),
-    )  # fmt: skip
-    outside: list[int] = arrays["outside_ids"].tolist()
-    kept = [None] * len(outside) if "originals" in arrays else np.array(arrays["outside_vectors"])
-    rows.outside = dict(zip(outside, kept, strict=True))
-    return rows
 
 
 def _both(some: _Floats, others: _Floats) -> _Floats:

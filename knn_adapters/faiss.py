@@ -18,7 +18,7 @@ from knn_adapters import faiss_storage as storage
 from knn_adapters._unsupported import protect_properties
 from knn_adapters._validation import as_queries, check_k
 from knn_adapters.evaluation import IndexStats
-from knn_adapters.faiss_arguments import check_output, delivered
+from knn_adapters.faiss_arguments import check_output, check_results, delivered
 from knn_adapters.faiss_classes import STAND_INS, class_for
 from knn_adapters.faiss_growth import Growing
 from knn_adapters.faiss_id_map import IndexIDMap, IndexIDMap2
@@ -82,6 +82,11 @@ class _QuantizedIndex(Growing, Reading, Making):
         return contents.lists
 
     @property
+    def _keeps_vectors(self) -> bool:
+        """Whether there are vectors beside the codes."""
+        return isinstance(self._contents, RowContents) and self._contents.keeps_vectors
+
+    @property
     def _quantizer(self) -> Any:
         """The quantizer; None before it is trained."""
         return self._contents.quantizer
@@ -99,8 +104,9 @@ class _QuantizedIndex(Growing, Reading, Making):
         """Return distances ``(q, k)`` ``float32`` and ids ``(q, k)`` ``int64``, in FAISS' units and order.
 
         Squared Euclidean distance, ascending, or inner product, descending. Missing results have id -1. The breadth of
-        a search is ``hnsw.efSearch`` or ``nprobe`` as it is at this moment; threads are those of
-        ``faiss.omp_set_num_threads``. Searches leave the counters ``faiss.cvar.hnsw_stats`` and ``indexIVF_stats`` as
+        a search is ``hnsw.efSearch`` or ``nprobe`` as it is at this moment; threads are as many as
+        :func:`knn_adapters.configure` said when the index was made, else those of ``faiss.omp_set_num_threads`` at this
+        moment. Searches leave the counters ``faiss.cvar.hnsw_stats`` and ``indexIVF_stats`` as
         they are.
 
         Args:
@@ -119,8 +125,7 @@ class _QuantizedIndex(Growing, Reading, Making):
             RuntimeError: ``params`` of another kind for inverted lists, or ``nprobe`` below 1.
         """
         queries, count = as_queries("x", as_numeric("x", x, numeric_type), self.d, single=False), check_k("k", k)
-        check_output("D", D, (len(queries), count), np.float32)
-        check_output("I", I, (len(queries), count), np.int64)
+        check_results(D, I, (len(queries), count))
         distances, ids = filled(self, *nearest(self, queries, count, params))
         return delivered(distances, D), delivered(ids, I)
 
@@ -187,6 +192,8 @@ class _QuantizedIndex(Growing, Reading, Making):
             graph_bytes=structure,
             other_bytes=other / count,
             original_bytes=(4.0 * self.d if contents.follows_data else codes_bytes) + structure,
+            rescore=contents.options.rescore,
+            kept_bytes=4.0 * self.d if self._keeps_vectors else 0.0,
         )
 
     def _vectors(self: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:

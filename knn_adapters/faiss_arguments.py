@@ -13,7 +13,10 @@ from knn_adapters._validation import as_queries, check_finite, number_error, run
 from knn_adapters.wrapping import WrapOptions
 from mp_plugins import UnsupportedError, argument_error
 
-__all__ = ["as_added", "as_ids", "as_row", "as_rows", "check_output", "check_rescore", "delivered", "options_for_codes"]
+__all__ = [
+    "as_added", "as_codes", "as_ids", "as_row", "as_rows", "check_output", "check_rescore", "check_results",
+    "delivered", "options_for_codes",
+]  # fmt: skip
 
 
 def as_added(x: Any, dim: int) -> npt.NDArray[np.float32]:
@@ -25,6 +28,21 @@ def as_added(x: Any, dim: int) -> npt.NDArray[np.float32]:
     vectors = as_queries("x", x, dim, single=False)
     check_finite("x", vectors)
     return vectors
+
+
+def as_codes(codes: Any, size: int) -> npt.NDArray[np.uint8]:
+    """Return stand-alone codes ``(n, size)``.
+
+    Raises:
+        ArgumentError: another shape or dtype.
+    """
+    received: npt.NDArray[Any] = np.ascontiguousarray(codes)
+    if received.dtype != np.uint8 or received.ndim != 2 or received.shape[1] != size:
+        raise argument_error(
+            "codes", f"must be uint8 of shape (n, {size})", f"{received.dtype} of shape {received.shape}",
+            "pass what sa_encode() returned",
+        )  # fmt: skip
+    return received
 
 
 def as_ids(ids: Any, count: int) -> npt.NDArray[np.int64]:
@@ -84,7 +102,7 @@ def check_rescore(original: Any, options: WrapOptions) -> None:
     if options.rescore != "none":
         raise UnsupportedError(
             f"a FAISS {type(original).__name__} with rescore={options.rescore!r} is not yet supported: "
-            "use rescore='none'"
+            "use rescore='none', inside a faiss.IndexRefineFlat to keep the vectors"
         )
 
 
@@ -99,6 +117,12 @@ def check_output(name: str, array: npt.NDArray[Any] | None, shape: tuple[int, ..
         raise argument_error(name, rule, f"{array.dtype} of shape {array.shape}", "leave it out")
     if not array.flags.writeable:
         raise argument_error(name, "must be writeable", "a read-only array", "leave it out")
+
+
+def check_results(distances: Any, ids: Any, shape: tuple[int, int]) -> None:
+    """Refuse arrays ``D`` and ``I`` that results of ``shape`` ``(q, k)`` cannot be written to."""
+    check_output("D", distances, shape, np.float32)
+    check_output("I", ids, shape, np.int64)
 
 
 def delivered(values: npt.NDArray[Any], target: npt.NDArray[Any] | None) -> npt.NDArray[Any]:

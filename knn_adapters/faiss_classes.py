@@ -7,6 +7,7 @@ from typing import Any
 
 from knn_adapters import faiss_storage as storage
 from knn_adapters.faiss_contents import CALIBRATION_ROWS
+from knn_adapters.settings import RESCORE_MODES
 from knn_adapters.wrapping import WrapOptions
 from mp_plugins import UnsupportedError
 
@@ -102,8 +103,8 @@ def configured_for(original: Any) -> WrapOptions:
     inside = original
     while type(inside) in STAND_INS and (nested := getattr(inside, "base_index", getattr(inside, "index", None))):
         inside = storage.stock_of(nested)
-    lacks_residuals = type(inside) in STAND_INS and not storage.holds_floats_by_row(inside)
-    return WrapOptions.configured(("none",) if lacks_residuals else ("none", "residual"))
+    keeps_nothing_more = type(inside) in STAND_INS and not storage.holds_floats_by_row(inside)
+    return WrapOptions.configured(("none",) if keeps_nothing_more else RESCORE_MODES)
 
 
 def warn_of_original(original: Any, error: UnsupportedError) -> None:

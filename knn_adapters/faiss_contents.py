@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -118,8 +119,13 @@ class Contents(ABC):
     @abstractmethod
     def _closed(self) -> dict[str, Any]: ...
 
+    def _trained_anew(self, vectors: _Floats) -> Any:
+        """Return a quantizer for ``vectors``, which the range of calibration vectors, if any, does not fit."""
+        return replace(self.options, calibration=None).train_quantizer(self.metric, vectors)
+
     def _watch(self, trained_on: _Floats) -> None:
-        self.drift = Drift(self.quantizer, trained_on[:TRAINING_ROWS]) if self.follows_data else None
+        copies = self.options.rescore != "original"
+        self.drift = Drift(self.quantizer, trained_on[:TRAINING_ROWS], copies=copies) if self.follows_data else None
 
 
 class Untrained:

@@ -23,14 +23,16 @@ class Drift:
     Args:
         quantizer: trained.
         trained_on: vectors ``(n, d)`` that it was trained on, or a sample of them.
+        copies: whether vectors are kept here; else somebody keeps them all.
 
     Attributes:
-        outside: the vectors ``(d,)`` that are kept, by row or id.
+        outside: the vectors ``(d,)`` that are kept, by row or id; None in their places without ``copies``.
     """
 
-    def __init__(self, quantizer: Any, trained_on: _Floats) -> None:
+    def __init__(self, quantizer: Any, trained_on: _Floats, *, copies: bool) -> None:
         self._rule = OutlierRule.trained_on(quantizer, trained_on)
-        self.outside: dict[int, _Floats] = {}
+        self._copies = copies
+        self.outside: dict[int, _Floats | None] = {}
 
     def outgrown(self, count: int, newcomers: _Floats) -> bool:
         """Whether the quantizer has to be trained anew if ``newcomers`` ``(m, d)`` come to ``count`` vectors."""
@@ -40,7 +42,7 @@ class Drift:
     def keep(self, keys: npt.NDArray[np.int64], vectors: _Floats) -> None:
         """Keep those of ``vectors`` ``(m, d)`` that are outside, under their ``keys`` ``(m,)``."""
         for row in np.flatnonzero(self._rule.are_outside(vectors)).tolist():
-            self.outside[int(keys[row])] = vectors[row].copy()
+            self.outside[int(keys[row])] = vectors[row].copy() if self._copies else None
 
     def drop(self, keys: Iterable[int]) -> None:
         """Forget what was kept under ``keys``."""
@@ -55,11 +57,12 @@ class Drift:
     def restore(self, keys: npt.NDArray[np.int64], vectors: _Floats) -> _Floats:
         """Put what was kept under ``keys`` ``(m,)`` in the places of ``vectors`` ``(m, d)``; return these."""
         for row, key in enumerate(keys.tolist() if self.outside else ()):
-            if key in self.outside:
-                vectors[row] = self.outside[key]
+            kept = self.outside.get(key)
+            if kept is not None:
+                vectors[row] = kept
         return vectors
 
     @property
     def nbytes(self) -> int:
         """Bytes of the vectors that are kept."""
-        return sum(vector.nbytes for vector in self.outside.values())
+        return sum(vector.nbytes for vector in self.outside.values() if vector is not None)

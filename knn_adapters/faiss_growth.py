@@ -15,6 +15,7 @@ from knn_adapters.faiss_list_contents import ListContents
 from knn_adapters.faiss_row_contents import RowContents
 from knn_adapters.faiss_selection import selected
 from knn_adapters.faiss_storage import stock_of
+from knn_adapters.faiss_threads import library_threads
 from knn_adapters.libraries import original
 
 __all__ = ["Growing"]
@@ -49,7 +50,8 @@ class Growing:
         if not len(vectors):
             raise runtime_error("Error: 'n > 0' failed", "x", "must hold vectors", "none", "pass a sample of the data")
         with contents.lock:
-            stock_of(self).train_c(len(vectors), faiss.swig_ptr(vectors))
+            with library_threads(self):
+                stock_of(self).train_c(len(vectors), faiss.swig_ptr(vectors))
             contents.calibrate(self, vectors)
 
     def add(self: Any, x: npt.ArrayLike, numeric_type: Any = None) -> None:
@@ -66,11 +68,12 @@ class Growing:
         vectors = as_added(x, self.d)
         with self._contents.lock:
             self._prepare(vectors)
-            if isinstance(self._contents, ListContents):
-                self._contents.add(self, vectors, None)
-            else:
-                stock_of(self).add_c(len(vectors), faiss.swig_ptr(vectors))
-            self._took(vectors)
+            with library_threads(self):
+                if isinstance(self._contents, ListContents):
+                    self._contents.add(self, vectors, None)
+                else:
+                    stock_of(self).add_c(len(vectors), faiss.swig_ptr(vectors))
+            self._contents.took(self, vectors, None)
 
     def add_with_ids(self: Any, x: npt.ArrayLike, ids: npt.ArrayLike, numeric_type: Any = None) -> None:
         """Add vectors ``x`` ``(n, d)`` under ``ids`` ``(n,)``, to inverted lists.
@@ -84,7 +87,8 @@ class Growing:
         with contents.lock:
             if isinstance(contents, ListContents):
                 self._prepare(vectors)
-                contents.add(self, vectors, numbers)
+                with library_threads(self):
+                    contents.add(self, vectors, numbers)
                 contents.took(self, vectors, numbers)
             else:  # FAISS refuses
                 stock_of(self).add_with_ids_c(len(vectors), faiss.swig_ptr(vectors), faiss.swig_ptr(numbers))
@@ -101,6 +105,8 @@ class Growing:
         with contents.lock:
             self._prepare(vectors)
             stock_of(self).update_vectors(numbers, vectors)
+            if isinstance(contents, ListContents):
+                contents.encode_updated(self, numbers, vectors)
             if contents.drift is not None:
                 contents.drift.drop(numbers.tolist())
                 contents.drift.keep(numbers, vectors)
@@ -113,9 +119,11 @@ class Growing:
             Number of vectors removed.
 
         Raises:
+            ArgumentError: neither ids nor a selector.
             RuntimeError: a graph, from which FAISS removes nothing.
         """
         contents = self._contents
+        selected(x, np.empty(0, np.int64))  # refuses what is neither
         with contents.lock:
             count, rows = self.ntotal, None
             if isinstance(contents, RowContents) and contents.knows_rows:
@@ -203,6 +211,8 @@ class Growing:
 
     def _took(self: Any, vectors: _Floats) -> None:
         """Note that C++ has added ``vectors``."""
+        if isinstance(self._contents, ListContents):
+            self._contents.encode_added(self, vectors)
         self._contents.took(self, vectors, None)
 
     def _kept(self: Any, rows: _Ids | None, count: int) -> None:

@@ -17,6 +17,7 @@ from knn_adapters.faiss_making import blank
 from knn_adapters.faiss_nested import Nested, inner_property
 from knn_adapters.faiss_selection import selected
 from knn_adapters.faiss_storage import stock_of, view
+from knn_adapters.faiss_threads import library_threads
 from knn_adapters.libraries import original
 
 __all__ = ["IndexIDMap", "IndexIDMap2"]
@@ -73,7 +74,8 @@ class _Mapping(Nested):
         vectors = as_added(x, self.d)
         numbers = as_ids(ids, len(vectors))
         self._inner._prepare(vectors)
-        self._in_c().add_with_ids_c(len(vectors), faiss.swig_ptr(vectors), faiss.swig_ptr(numbers))
+        with library_threads(self):
+            self._in_c().add_with_ids_c(len(vectors), faiss.swig_ptr(vectors), faiss.swig_ptr(numbers))
         self._inner._took(vectors)
 
     def add(self: Any, x: npt.ArrayLike, numeric_type: Any = None) -> None:
@@ -85,6 +87,14 @@ class _Mapping(Nested):
         """Return the bytes of a stand-alone code of the index inside."""
         size: int = self._inner.sa_code_size()
         return size
+
+    def sa_encode(self: Any, x: npt.ArrayLike, codes: Any = None) -> Any:
+        """Return vectors ``(n, d)`` as stand-alone codes of the index inside."""
+        return self._inner.sa_encode(as_added(x, self.d), codes)
+
+    def sa_decode(self: Any, codes: Any, x: _Floats | None = None) -> Any:
+        """Return the vectors ``(n, d)`` of stand-alone codes of the index inside."""
+        return self._inner.sa_decode(codes, x)
 
     def add_sa_codes(self: Any, codes: npt.NDArray[np.uint8], ids: npt.ArrayLike) -> None:
         """Add what stand-alone codes ``(n, sa_code_size())`` of the index inside stand for, under ``ids`` ``(n,)``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from knn_adapters.quantizer import Quantizer
 from mp_plugins import UnsupportedError
 
 __all__ = [
-    "ListSearch", "add_codes", "centroids", "check_lists", "decoded", "decoded_lists", "list_arrays", "nearest_lists",
-    "quantized_lists", "stand_alone_codes", "stored_vectors",
+    "ListSearch", "add_codes", "centroids", "check_lists", "decoded", "decoded_lists", "list_arrays", "list_views",
+    "nearest_lists", "quantized_lists", "stand_alone_codes", "stored_vectors",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -41,16 +41,27 @@ def check_lists(index: Any) -> None:
         raise UnsupportedError(f"inverted lists of type {kind} are not yet supported: use ArrayInvertedLists")
 
 
-def list_arrays(index: Any) -> Iterator[tuple[_Codes, _Ids]]:
-    """Yield codes ``(n, code_size)`` and ids of each list, as views of the index's memory."""
-    lists, size = index.invlists, index.code_size
+def list_arrays(index: Any, known: Sequence[tuple[_Codes, _Ids]] = ()) -> Iterator[tuple[_Codes, _Ids]]:
+    """Yield codes ``(n, code_size)`` and ids of each list, as views of the index's memory.
+
+    ``known`` are those of all lists at a time after which nothing was done but to add vectors.
+    """
+    lists = index.invlists
     for number in range(index.nlist):
         count = lists.list_size(number)
-        if not count:  # the pointers of an empty list may be null
-            yield np.empty((0, size), np.uint8), np.empty(0, np.int64)
+        if known and len(known[number][1]) == count:
+            yield known[number]
             continue
-        codes: _Codes = faiss.rev_swig_ptr(lists.get_codes(number), count * size)
-        yield codes.reshape(count, size), faiss.rev_swig_ptr(lists.get_ids(number), count)
+        yield list_views(index, number, count)
+
+
+def list_views(index: Any, number: int, count: int) -> tuple[_Codes, _Ids]:
+    """Return codes ``(count, code_size)`` and ids of list ``number``, as views of the index's memory."""
+    lists, size = index.invlists, index.code_size
+    if not count:  # the pointers of an empty list may be null
+        return np.empty((0, size), np.uint8), np.empty(0, np.int64)
+    codes: _Codes = faiss.rev_swig_ptr(lists.get_codes(number), count * size)
+    return codes.reshape(count, size), faiss.rev_swig_ptr(lists.get_ids(number), count)
 
 
 def centroids(index: Any) -> _Floats | None:
@@ -147,20 +158,30 @@ def quantized_lists(original: Any, quantizer: Any, bits: int, coarse: Any) -> An
 class ListSearch:
     """What searches an SQ index of inverted lists: FAISS' coarse quantizer picks the lists, our kernels scan them.
 
+    Args:
+        index: the index.
+        quantizer: of its codes.
+        before: what searched it before vectors were added behind those that were there, and nothing else was done; only
+            lists that grew are looked at anew then.
+
     Attributes:
         coarse: the coarse quantizer.
         searcher: of the core, over the index's memory.
         ids: of each list, as views of the index's memory.
     """
 
-    def __init__(self, index: Any, quantizer: Quantizer) -> None:
-        codes, ids = zip(*list_arrays(index), strict=True)
-        self.ids = ids
+    def __init__(self, index: Any, quantizer: Quantizer, before: ListSearch | None = None) -> None:
+        self._known: tuple[tuple[_Codes, _Ids], ...] = tuple(
+            list_arrays(index, () if before is None else before._known)
+        )
+        self.ids = tuple(ids for _, ids in self._known)
         self.coarse = stock_of(index.quantizer)
         self._centroids = centroids(index)
-        self.searcher = _core.IvfSearcher(
-            codes, ids, self._centroids, quantizer.scale, quantizer.offset, quantizer.core_metric, bits=quantizer.bits
-        )
+        searched = None if before is None else before.searcher
+        self.searcher: _core.IvfSearcher = _core.IvfSearcher(
+            [codes for codes, _ in self._known], self.ids, self._centroids, quantizer.scale, quantizer.offset,
+            quantizer.core_metric, bits=quantizer.bits, before=searched,
+        )  # fmt: skip
 
     @property
     def bytes_beside_codes(self) -> int:

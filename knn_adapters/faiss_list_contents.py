@@ -27,8 +27,9 @@ class ListContents(Contents):
     """Contents of an index of inverted lists.
 
     FAISS encodes what is added, and our encoder differs from its only in values that lie half-way between two codes;
-    but where codes are rounded with feedback :meth:`add` encodes. What C++ code adds, that of an index around this one
-    too, or changes by ``update_vectors()``, is rounded value by value, to codes of the same range.
+    but where codes are rounded with feedback ours encodes: at once in :meth:`add`, afterwards what C++ code has added
+    or changed for a method of ours. What C++ code adds without telling us, an ``IndexIDMap`` of FAISS'
+    own around this index for one, is rounded value by value, to codes of the same range.
 
     Attributes:
         searcher: raises, while the index is not trained; else None.
@@ -39,6 +40,7 @@ class ListContents(Contents):
     searcher: Any = None
     lists: faiss_ivf.ListSearch | None = None
     has_seen_centroids_only = False
+    _count_if_only_added_to = -1  # number of vectors, if nothing was done but to add since the lists were opened
 
     def open(self, index: Any) -> None:
         """Set the searcher up; see the base."""
@@ -47,8 +49,20 @@ class ListContents(Contents):
             if self.quantizer is None:
                 self.searcher = Untrained(type(index).__name__)
             else:
-                self.lists = faiss_ivf.ListSearch(index, self.quantizer)
-            self.opened = count
+                before = self.lists if self._count_if_only_added_to == count else None
+                self.lists = faiss_ivf.ListSearch(index, self.quantizer, before)
+            self.opened = self._count_if_only_added_to = count
+
+    def changed(self) -> None:
+        """Note that something moved; see the base."""
+        super().changed()
+        self._count_if_only_added_to = -1
+
+    def grew(self, count: int) -> None:
+        """Note that ``count`` vectors were added to their lists, behind those that were there."""
+        self.opened = -1
+        if self._count_if_only_added_to >= 0:
+            self._count_if_only_added_to += count
 
     def begin(self, quantizer: Any, sample: _Floats) -> None:
         """Begin with ``quantizer``, which was trained on ``sample`` ``(m, d)`` and whose codes the lists hold."""
@@ -94,7 +108,33 @@ class ListContents(Contents):
         if self.drift is not None:
             first = index.ntotal - len(vectors)
             self.drift.keep(np.arange(first, index.ntotal) if ids is None else ids, vectors)
-        self.changed()
+        self.grew(len(vectors))
+
+    def encode_added(self, index: Any, vectors: _Floats) -> None:
+        """Give ``vectors`` ``(m, d)``, which C++ code has just added under ids that follow, codes of our encoder."""
+        if not len(vectors) or getattr(self.quantizer, "feedback", None) is None:
+            return
+        first, known = index.ntotal - len(vectors), self.lists if self._count_if_only_added_to >= 0 else None
+        found = []
+        for number in range(index.nlist):
+            held, ids = faiss_ivf.list_views(index, number, index.invlists.list_size(number))
+            start = 0 if known is None else len(known.ids[number])
+            places = start + np.flatnonzero((ids[start:] >= first) & (ids[start:] < index.ntotal))
+            if len(places):
+                found.append((held, places, ids[places] - first))
+        if sum(len(places) for _, places, _ in found) == len(vectors):  # else ids of the caller's are among them
+            codes = self.quantizer.encode(vectors)
+            for held, places, rows in found:
+                held[places] = codes[rows]
+
+    def encode_updated(self, index: Any, keys: _Ids, vectors: _Floats) -> None:
+        """Give ``vectors`` ``(m, d)``, which C++ code has put in the places of ``keys``, codes of our encoder."""
+        if not len(vectors) or getattr(self.quantizer, "feedback", None) is None:
+            return
+        places = storage.stock_of(index).direct_map
+        for key, code in zip(keys.tolist(), self.quantizer.encode(vectors), strict=True):
+            number, row = divmod(places.get(key), 1 << 32)  # as FAISS packs them
+            faiss_ivf.list_views(index, number, index.invlists.list_size(number))[0][row] = code
 
     def removed(self, ids: _Ids | None) -> None:
         """Note that C++ has removed ``ids``, or some that are not known."""
@@ -116,7 +156,7 @@ class ListContents(Contents):
         if self.drift is not None:
             vectors = self.drift.restore(ids, vectors)
         sample = np.concatenate([vectors, newcomers])
-        quantizer = self.options.train_quantizer(self.metric, sample)
+        quantizer = self._trained_anew(sample)
         storage.set_ranges(index, quantizer, any_kind=True)
         self._encode_again(index, self.quantizer, quantizer)
         self.quantizer = quantizer
@@ -140,4 +180,4 @@ class ListContents(Contents):
         return super().nbytes_beside + (self.lists.bytes_beside_codes if self.lists else 0)
 
     def _closed(self) -> dict[str, Any]:
-        return {"searcher": None, "lists": None}
+        return {"searcher": None, "lists": None, "_count_if_only_added_to": -1}

@@ -112,9 +112,9 @@ class Making(Ours):
         self.this = made.this
 
     def _stock(self: Any) -> Any:
-        """Return FAISS' own index with the same content: of float vectors while there is no quantizer."""
+        """Return FAISS' own index with the same content: of float vectors where these are there."""
         contents = self._contents
-        if not isinstance(contents, RowContents) or contents.exact is None:
+        if not isinstance(contents, RowContents) or (contents.exact is None and not contents.keeps_vectors):
             return storage.stock_of(self)
         vectors = contents.vectors(self, np.arange(self.ntotal))
         return storage.float_index(self, vectors)

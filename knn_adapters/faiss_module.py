@@ -42,7 +42,8 @@ def read_index(*arguments: Any) -> Any:
 def write_index(index: Any, *arguments: Any) -> None:
     """Write ``index`` to a file or writer, in the format of FAISS, which finds the same neighbours in it.
 
-    An index that holds too few vectors for a quantizer is written as the index of float vectors that it stands for.
+    An index that holds too few vectors for a quantizer, or keeps them beside their codes (``rescore="original"``), is
+    written as the index of float vectors that it stands for.
     """
     faiss.write_index(_stock(index), *arguments)
 

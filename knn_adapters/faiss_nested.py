@@ -14,7 +14,7 @@ import numpy.typing as npt
 from knn_adapters._unsupported import UnsupportedAttributeError
 from knn_adapters._validation import as_queries, check_k
 from knn_adapters.evaluation import IndexStats
-from knn_adapters.faiss_arguments import as_added, check_output, delivered
+from knn_adapters.faiss_arguments import as_added, check_output, check_results, delivered
 from knn_adapters.faiss_classes import Ours, taken_over
 from knn_adapters.faiss_making import as_original, blank
 from knn_adapters.faiss_reading import vectors_found
@@ -84,9 +84,7 @@ class Nested(Ours):
     ) -> tuple[_Floats, _Ids]:
         """Return distances ``(q, k)`` ``float32`` and ids ``(q, k)`` ``int64``, as the index inside does."""
         how = {} if numeric_type is None else {"numeric_type": numeric_type}
-        shape = (len(as_queries("x", x, self.d, single=False)), check_k("k", k))
-        check_output("D", D, shape, np.float32)
-        check_output("I", I, shape, np.int64)
+        check_results(D, I, (len(as_queries("x", x, self.d, single=False)), check_k("k", k)))
         distances, ids = self._search(x, k, params, how)
         return delivered(distances, D), delivered(ids, I)
 

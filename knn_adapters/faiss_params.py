@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from knn_adapters._validation import runtime_error
 from knn_adapters.faiss_selectors import all_ids, id_filter, members, row_filter, selector_of
+from knn_adapters.faiss_threads import library_threads
 from knn_adapters.libraries import original
 from mp_plugins import ArgumentTypeError, argument_error
 
@@ -100,7 +101,12 @@ def visited(index: Any, coarse: Any, queries: _Floats, params: Any) -> _Ids:
         return found
     # The queries are checked: FAISS' Python would look at them again, for as long as a short list takes.
     distances, ids = np.empty((len(queries), n_probe), np.float32), np.empty((len(queries), n_probe), np.int64)
-    coarse.search_c(len(queries), faiss.swig_ptr(queries), n_probe, faiss.swig_ptr(distances), faiss.swig_ptr(ids))
+    arguments = (len(queries), faiss.swig_ptr(queries), n_probe, faiss.swig_ptr(distances), faiss.swig_ptr(ids))
+    if len(queries) == 1:  # FAISS takes one thread for it
+        coarse.search_c(*arguments)
+    else:
+        with library_threads(index):
+            coarse.search_c(*arguments)
     return ids
 
 

@@ -8,12 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from knn_adapters import faiss_ivf
-from knn_adapters._validation import runtime_error
-from knn_adapters.faiss_arguments import as_ids, as_row, as_rows, check_output, delivered
+from knn_adapters._validation import check_k, runtime_error
+from knn_adapters.faiss_arguments import as_added, as_codes, as_ids, as_row, as_rows, check_output, delivered
 from knn_adapters.faiss_row_contents import RowContents
 from knn_adapters.faiss_storage import stock_of
 from knn_adapters.libraries import original
-from mp_plugins import argument_error
 
 __all__ = ["Reading"]
 
@@ -91,7 +90,8 @@ class Reading:
             arrays = {
                 name: array for name, array in (("params", params), ("D", D), ("I", I), ("R", R)) if array is not None
             }
-            found: tuple[Any, Any, Any] = stock_of(self).search_and_reconstruct(np.asarray(x, np.float32), k, **arrays)
+            queries = as_added(x, self.d)
+            found: tuple[Any, Any, Any] = stock_of(self).search_and_reconstruct(queries, check_k("k", k), **arrays)
             return found
         distances, ids = self.search(x, k, params=params, D=D, I=I)
         check_output("R", R, (*ids.shape, self.d), np.float32)
@@ -104,7 +104,7 @@ class Reading:
 
     def sa_encode(self: Any, x: npt.ArrayLike, codes: _Codes | None = None) -> _Codes:
         """Return vectors ``(n, d)`` as stand-alone codes ``(n, sa_code_size())``."""
-        vectors = np.ascontiguousarray(x, np.float32)
+        vectors = as_added(x, self.d)
         check_output("codes", codes, (len(vectors), self.sa_code_size()), np.uint8)
         if self._codes_are_floats():
             return delivered(vectors.view(np.uint8).copy(), codes)
@@ -113,7 +113,7 @@ class Reading:
 
     def sa_decode(self: Any, codes: _Codes, x: _Floats | None = None) -> _Floats:
         """Return the vectors ``(n, d)`` of stand-alone codes ``(n, sa_code_size())``."""
-        received = self._checked_codes(codes)
+        received = as_codes(codes, self.sa_code_size())
         check_output("x", x, (len(received), self.d), np.float32)
         if self._codes_are_floats():
             return delivered(received.view(np.float32).copy(), x)
@@ -125,7 +125,7 @@ class Reading:
         if isinstance(self._contents, RowContents):
             self.add(self.sa_decode(codes))  # what a code decodes to is encoded to it
             return
-        received = self._checked_codes(codes)
+        received = as_codes(codes, self.sa_code_size())
         numbers = None if ids is None else as_ids(ids, len(received))
         with self._contents.lock:
             faiss_ivf.add_codes(self, received, numbers)
@@ -133,15 +133,6 @@ class Reading:
 
     def _codes_are_floats(self) -> bool:
         return isinstance(self, faiss.IndexFlat)
-
-    def _checked_codes(self: Any, codes: Any) -> _Codes:
-        received, size = np.ascontiguousarray(codes), self.sa_code_size()
-        if received.dtype != np.uint8 or received.ndim != 2 or received.shape[1] != size:
-            raise argument_error(
-                "codes", f"must be uint8 of shape (n, {size})", f"{received.dtype} of shape {received.shape}",
-                "pass what sa_encode() returned",
-            )  # fmt: skip
-        return received
 
 
 def vectors_found(vectors_of: Any, index: Any, ids: npt.NDArray[np.int64]) -> _Floats:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from knn_adapters._validation import as_queries, check_finite, runtime_error
 from knn_adapters.evaluation import IndexStats
-from knn_adapters.faiss_arguments import as_added
+from knn_adapters.faiss_arguments import as_added, as_codes
 from knn_adapters.faiss_classes import Ours, taken_over
 from knn_adapters.faiss_making import as_original
 from knn_adapters.faiss_nested import Nested, inner_property
@@ -112,6 +112,15 @@ class _Refining(Nested):
         """Return the vectors ``(ni, d)`` of ids ``n0`` to ``n0 + ni - 1``, in ``x`` if given; -1: to the last."""
         found: _Floats = self._refine.reconstruct_n(n0, ni, x)
         return found
+
+    def sa_encode(self: Any, x: npt.ArrayLike, codes: Any = None) -> Any:
+        """Return the codes of both indexes for vectors ``(n, d)``, side by side."""
+        return stock_of(self).sa_encode(as_added(x, self.d), codes)
+
+    def sa_decode(self: Any, codes: Any, x: _Floats | None = None) -> Any:
+        """Return the vectors ``(n, d)`` that the refinement index makes of codes of both."""
+        stock = stock_of(self)
+        return stock.sa_decode(as_codes(codes, stock.sa_code_size()), x)
 
     def _not_in_faiss(self: Any, *_: Any, **__: Any) -> Any:
         raise runtime_error(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from knn_adapters import _core
 from knn_adapters import faiss_storage as storage
+from knn_adapters.faiss_beside import Beside, Originals, beside_for
 from knn_adapters.faiss_contents import CALIBRATION_ROWS, TRAINING_ROWS, Contents, Untrained
 from knn_adapters.faiss_exact import ExactRows
 from knn_adapters.faiss_rows import Rows
@@ -28,7 +29,6 @@ else:
     faiss = original("faiss")
 
 _BLOCK_ROWS = 65_536  # vectors that are encoded anew at once
-_NO_RESIDUAL = 128  # the byte nearest to a residual of 0
 
 _Floats = npt.NDArray[np.float32]
 _Ids = npt.NDArray[np.int64]
@@ -39,14 +39,14 @@ class RowContents(Contents):
 
     Attributes:
         exact: the vectors as they came, while there is no quantizer and none has to be asked for.
-        residuals: the second level, ``(n, d)``.
+        beside: the second level or the vectors, where the last candidates are compared by more than their codes.
         searcher: of the core, or ``exact``; as of :attr:`opened`.
     """
 
     def __init__(self, metric: str, options: WrapOptions, *, follows_data: bool) -> None:
         super().__init__(metric, options, follows_data=follows_data)
         self.exact: ExactRows | None = None
-        self.residuals: Rows | None = None
+        self.beside: Beside | None = None
         self.searcher: Any = None
         self._norms = Rows(np.empty(0, np.float32))
 
@@ -57,7 +57,7 @@ class RowContents(Contents):
 
     def hold_exactly(self, vectors: _Floats) -> None:
         """Begin without a quantizer, with ``vectors`` ``(n, d)``, which the C++ object holds in 16 bits."""
-        self.exact, self.quantizer, self.drift, self.residuals = ExactRows.of(vectors, self.metric), None, None, None
+        self.exact, self.quantizer, self.drift, self.beside = ExactRows.of(vectors, self.metric), None, None, None
 
     def open(self, index: Any) -> None:
         """Set the searcher up; see the base."""
@@ -77,9 +77,9 @@ class RowContents(Contents):
                 storage.stored_codes(index)[:] = self.quantizer.encode(held)
             self.changed_codes()
         elif self.quantizer is not None and index.ntotal:
-            self._encode_again(index, self._trained(vectors, storage.code_bits(stored.qtype)))
+            self._encode_again(index, self.options.train_quantizer(self.metric, vectors))
         else:
-            self.quantizer = self._trained(vectors, storage.code_bits(stored.qtype))
+            self.quantizer = self.options.train_quantizer(self.metric, vectors)
             storage.set_ranges(index, self.quantizer, any_kind=False)
             self.changed()
 
@@ -107,9 +107,9 @@ class RowContents(Contents):
         codes = quantizer.encode(held) if len(held) else np.empty((0, width), np.uint8)
         storage.put_codes(index, codes, quantizer)
         self.quantizer, self.exact = quantizer, None
-        if getattr(quantizer, "residual", False):
-            empty = np.empty((0, index.d), np.uint8)
-            self.residuals = Rows(quantizer.encode_residuals(held, codes) if len(held) else empty)
+        self.beside = beside_for(quantizer, self.options.rescore)
+        if self.beside is not None:
+            self.beside.append(held, codes)
         self._watch(sample)
         self.changed_codes()
 
@@ -121,8 +121,8 @@ class RowContents(Contents):
         elif len(vectors):
             codes, first = self.quantizer.encode(vectors), index.ntotal - len(vectors)
             storage.stored_codes(index)[first:] = codes
-            if self.residuals is not None:
-                self.residuals.append(self.quantizer.encode_residuals(vectors, codes))
+            if self.beside is not None:
+                self.beside.append(vectors, codes)
             if self.drift is not None:
                 self.drift.keep(np.arange(first, index.ntotal), vectors)
 
@@ -130,8 +130,8 @@ class RowContents(Contents):
         """Note that C++ holds what were the ``rows`` of ``count`` alone, in this order."""
         if self.exact is not None:
             self.exact.take(rows)
-        if self.residuals is not None:
-            self.residuals = Rows(self.residuals.array[rows])
+        if self.beside is not None:
+            self.beside.take(rows)
         if self.drift is not None:
             places = np.full(count, -1, np.int64)
             places[rows] = np.arange(len(rows))
@@ -143,8 +143,6 @@ class RowContents(Contents):
         if self.follows_data:
             self.hold_exactly(np.empty((0, index.d), np.float32))
             storage.make_half(index)
-        elif self.residuals is not None:
-            self.residuals = Rows(np.empty((0, index.d), np.uint8))
         self.changed_codes()
 
     def changed_codes(self) -> None:
@@ -156,6 +154,8 @@ class RowContents(Contents):
         """Take over what C++ code has changed."""
         if self.exact is None:
             super().reread(index)
+            if self.beside is not None:
+                self.beside.reread(storage.stored_codes(index))
         self.changed_codes()
 
     def retrain(self, index: Any, newcomers: _Floats) -> None:
@@ -166,7 +166,7 @@ class RowContents(Contents):
             rows = np.sort(np.random.default_rng(0).permutation(count)[:TRAINING_ROWS])
             rows = np.union1d(rows, np.array(sorted(self.drift.outside if self.drift else ()), np.int64))
         sample = np.concatenate([self._restored(index, rows), newcomers])
-        quantizer = self.options.train_quantizer(self.metric, sample)
+        quantizer = self._trained_anew(sample)
         self._encode_again(index, quantizer)
         self._watch(sample)
 
@@ -177,29 +177,29 @@ class RowContents(Contents):
             return self.exact.vectors(rows)
         if not len(rows):
             return np.empty((0, index.d), np.float32)
-        codes = storage.stored_codes(index)[rows]
-        found: _Floats = self.quantizer.decode(
-            codes, *([] if self.residuals is None else [self._residuals(index)[rows]])
-        )
+        codes = storage.stored_codes(index)
+        found: _Floats = self.quantizer.decode(codes[rows]) if self.beside is None else self.beside.vectors(codes, rows)
         return found
 
     @property
     def knows_rows(self) -> bool:
         """Whether anything is kept by row, so that :meth:`kept` has to be told which rows stay."""
-        return self.exact is not None or self.residuals is not None or bool(self.drift and self.drift.outside)
+        return self.exact is not None or self.beside is not None or bool(self.drift and self.drift.outside)
 
     def nbytes_of_codes(self, index: Any) -> int:
         """Return the bytes of codes, norms and second level; of vectors that are held exactly, with their copy."""
         exact = 4 * index.d * index.ntotal if self.exact is not None else 0
         norms = 4 * index.ntotal if self.metric == "l2" and self.exact is None else 0
-        second = norms + index.d * index.ntotal if self.residuals is not None else 0
+        second = self.beside.nbytes if self.beside is not None and not self.keeps_vectors else 0
         return int(storage.storage_of(index).code_size * index.ntotal) + norms + second + exact
+
+    @property
+    def keeps_vectors(self) -> bool:
+        """Whether there are codes, and the vectors beside them."""
+        return isinstance(self.beside, Originals)
 
     def _closed(self) -> dict[str, Any]:
         return {"searcher": None, "_norms": Rows(np.empty(0, np.float32))}
-
-    def _trained(self, vectors: _Floats, bits: int) -> Any:
-        return WrapOptions(bits=bits).train_quantizer(self.metric, vectors)
 
     def _notice(self, index: Any, count: int) -> None:
         """Come to terms with vectors that C++ code added or removed by itself."""
@@ -211,15 +211,6 @@ class RowContents(Contents):
             self._norms = Rows(np.empty(0, np.float32))
             if self.drift is not None:
                 self.drift.outside = {}
-
-    def _residuals(self, index: Any) -> npt.NDArray[np.uint8]:
-        held, count = self.residuals or Rows(np.empty((0, index.d), np.uint8)), index.ntotal
-        if held.count > count:  # removed in C++: which ones is not known
-            held = Rows(np.empty((0, index.d), np.uint8))
-        self.residuals = held
-        if held.count < count:
-            held.append(np.full((count - held.count, index.d), _NO_RESIDUAL, np.uint8))
-        return held.array
 
     def _searcher_of(self, index: Any, count: int) -> Any:
         if self.exact is not None:
@@ -242,17 +233,9 @@ class RowContents(Contents):
             )
         else:
             searcher = _core.FlatSearcher(codes, norms, *affine, self.metric, **how)
-        if self.residuals is not None:
-            self._rescore(index, searcher, codes)
+        if self.beside is not None:
+            self.beside.attach(searcher, codes)
         return searcher
-
-    def _rescore(self, index: Any, searcher: Any, codes: npt.NDArray[np.uint8]) -> None:
-        quantizer, residuals, norms = self.quantizer, self._residuals(index), None
-        if self.metric == "l2":
-            norms = _core.residual_norms(
-                residuals, codes, quantizer.scale, quantizer.offset, quantizer.span, quantizer.bits
-            )
-        searcher.add_residuals(residuals, norms, quantizer.span)
 
     def _restored(self, index: Any, rows: _Ids) -> _Floats:
         vectors = self.vectors(index, rows)
@@ -260,17 +243,15 @@ class RowContents(Contents):
 
     def _encode_again(self, index: Any, quantizer: Any) -> None:
         count, codes = index.ntotal, np.empty_like(storage.stored_codes(index))
-        residuals = None if self.residuals is None else np.empty((count, index.d), np.uint8)
+        beside = beside_for(quantizer, self.options.rescore) if self.beside is not None else None
         for start in range(0, count, _BLOCK_ROWS):
             rows = np.arange(start, min(start + _BLOCK_ROWS, count))
             vectors = self._restored(index, rows)
             codes[rows] = quantizer.encode(vectors)
-            if residuals is not None:
-                residuals[rows] = quantizer.encode_residuals(vectors, codes[rows])
+            if beside is not None:
+                beside.append(vectors, codes[rows])
         storage.replace_codes(index, codes, quantizer, any_kind=self.follows_data)
-        self.quantizer = quantizer
-        if residuals is not None:
-            self.residuals = Rows(residuals)
+        self.quantizer, self.beside = quantizer, beside
         if self.drift is not None:
             self.drift.outside = {}
         self.changed_codes()

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from knn_adapters._validation import as_queries, check_finite, check_k, has_missing
-from knn_adapters.faiss_arguments import check_output, delivered
+from knn_adapters.faiss_arguments import check_results, delivered
 from knn_adapters.faiss_params import check_params, ef_of, filter_of, max_empty_of, visited, within_budget
 from knn_adapters.faiss_queries import as_assignment, as_radius
+from knn_adapters.faiss_threads import search_threads
 from knn_adapters.libraries import original
 from mp_plugins import UnsupportedError
 
@@ -95,10 +96,9 @@ class ListMethods:
         """
         queries, count = as_queries("x", x, self.d, single=False), check_k("k", k)
         assignment = _assignment(self, len(queries), Iq, Dq, params)
-        check_output("D", D, (len(queries), count), np.float32)
-        check_output("I", I, (len(queries), count), np.int64)
+        check_results(D, I, (len(queries), count))
         assignment = within_budget(self, assignment, None, count)
-        found = _answer(self._lists.searcher.search, queries, assignment, count, num_threads=_threads(queries))
+        found = _answer(self._lists.searcher.search, queries, assignment, count, **_threads(self, queries))
         distances, ids = filled(self, *found)
         return delivered(distances, D), delivered(ids, I)
 
@@ -118,7 +118,7 @@ class ListMethods:
         queries, radius = as_queries("x", x, self.d, single=False), as_radius("thresh", thresh)
         assignment = _assignment(self, len(queries), Iq, Dq, params)
         found: _Range = _answer(
-            self._lists.searcher.range_search, queries, assignment, radius, num_threads=_threads(queries)
+            self._lists.searcher.range_search, queries, assignment, radius, **_threads(self, queries)
         )
         return found
 
@@ -132,15 +132,15 @@ def _assignment(index: Any, n_queries: int, lists: Any, distances: Any, params: 
     return as_assignment("Iq", lists, shape, np.int64)
 
 
-def _threads(queries: _Floats) -> int:
-    return 1 if len(queries) == 1 else int(faiss.omp_get_max_threads())
-
-
 def _how(index: Any, queries: _Floats, params: Any) -> dict[str, Any]:
     check_params(index, params)
     if params is None:
-        return {"num_threads": _threads(queries)}
-    return {"num_threads": _threads(queries), "id_filter": filter_of(index, params)}
+        return _threads(index, queries)
+    return {**_threads(index, queries), "id_filter": filter_of(index, params)}
+
+
+def _threads(index: Any, queries: _Floats) -> dict[str, Any]:
+    return {"num_threads": search_threads(index, len(queries))}
 
 
 def _answer(search: Any, queries: _Floats, *arguments: Any, **named: Any) -> Any:

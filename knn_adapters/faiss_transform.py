@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from knn_adapters._validation import runtime_error
+from knn_adapters._validation import as_queries, runtime_error
 from knn_adapters.faiss_arguments import as_added
 from knn_adapters.faiss_classes import Ours
 from knn_adapters.faiss_nested import Nested, inner_property
@@ -78,7 +78,7 @@ class _Transforming(Nested):
         return size
 
     def _forth(self: Any, x: Any) -> _Floats:
-        vectors = np.ascontiguousarray(x, np.float32)
+        vectors = as_queries("x", x, self.d, single=False)
         for transform in _transforms(self):
             if not transform.is_trained:
                 raise runtime_error(

@@ -32,6 +32,7 @@ from knn_adapters._validation import (
 )
 from knn_adapters.coded_graph import CodedGraph, GraphSettings
 from knn_adapters.elements import Elements, ElementSettings
+from knn_adapters.elements_snapshot import sections_of
 from knn_adapters.evaluation import IndexStats
 from knn_adapters.hnswlib_arguments import (
     as_items,
@@ -48,7 +49,7 @@ from knn_adapters.hnswlib_arguments import (
 )
 from knn_adapters.hnswlib_bruteforce import BFIndex
 from knn_adapters.hnswlib_figures import figures
-from knn_adapters.hnswlib_snapshot import KIND, Snapshot, export, load, restored, snapshot, taken_over
+from knn_adapters.hnswlib_snapshot import KIND, Snapshot, described, export, load, restored, snapshot, taken_over
 from knn_adapters.hnswlib_state import HnswState
 from knn_adapters.libraries import original
 from knn_adapters.wrapping import WrapOptions
@@ -298,6 +299,10 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
     ) -> None:
         """Read what :meth:`save_index` or hnswlib wrote; ``ef`` is 10 then, as hnswlib has it.
 
+        A file of ours is mapped and checked, and what it holds is put into the records of a graph that grows: each has
+        links, code and norm of an element side by side, and there is room for those to come. So an index takes its
+        memory itself, and the file may go. Annoy's forests, which never grow, stay in the file.
+
         Args:
             path_to_index: the file.
             max_elements: capacity; that of the file if it is below the number of elements.
@@ -320,8 +325,9 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
 
     def index_file_size(self) -> int:
         """Return the bytes of the file that :meth:`save_index` would write."""
-        self._started("index_file_size")
-        return storage.size_of(KIND, *self._snapshot())
+        elements = self._started("index_file_size")
+        with self._writing:
+            return storage.size_of(KIND, {**self._fields(), **described(elements)}, sections_of(elements))
 
     def set_ef(self, ef: int) -> None:
         """Set the breadth of the search; at least k is used."""
@@ -393,11 +399,14 @@ class Index(hnswlib.Index):  # type: ignore[misc]  # a class without stubs
         with self._writing:
             elements.mark(checked, is_deleted)
 
-    def _snapshot(self) -> Snapshot:
-        fields = {
+    def _fields(self) -> dict[str, Any]:
+        return {
             "space": self.space, "dim": self.dim, "ef": self.ef, "num_threads": self.num_threads,
             "initiated": self._elements is not None,
         }  # fmt: skip
+
+    def _snapshot(self) -> Snapshot:
+        fields = self._fields()
         with self._writing:
             if self._elements is None:
                 return Snapshot(fields, {})

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from knn_adapters import storage
+from knn_adapters import _core, storage
 from knn_adapters._unsupported import reject_methods
 from knn_adapters._validation import RuntimeArgumentError, as_queries, check_finite, check_k, runtime_error
+from knn_adapters.evaluation import IndexStats
 from knn_adapters.exact_vectors import ExactVectors
 from knn_adapters.hnswlib_arguments import (
     as_items,
@@ -214,6 +215,31 @@ class BFIndex(hnswlib.BFIndex):  # type: ignore[misc]  # a class without stubs
             vectors = self._rows.vectors(np.arange(self._rows.count))
             return {**fields, "max_elements": self._capacity}, {"labels": labels, "vectors": vectors}
 
+    def _export(self, path: str | os.PathLike[str]) -> None:
+        """Write hnswlib's own file, see :func:`_read_hnswlib`, with a record for all that there is room for."""
+        self._started("export")
+        fields, arrays = self._snapshot()
+        records = np.zeros(fields["max_elements"], _record(self._dim))
+        records["vector"][: len(arrays["labels"])] = arrays["vectors"]
+        records["label"][: len(arrays["labels"])] = arrays["labels"]
+        header = np.array([len(records), records.itemsize, len(arrays["labels"])], "<u8")
+        with storage.replacing(path) as partial, partial.open("wb") as file:
+            header.tofile(file)
+            records.tofile(file)
+
+    def _stats(self) -> IndexStats:
+        rows, floats = self._started("stats"), 4.0 * self._dim
+        return IndexStats(
+            kind=_KIND, metric=self._space, n_vectors=rows.count, dim=self._dim, bits=32, clip="none",
+            simd_level=_core.simd_level(), codes_bytes=floats, graph_bytes=0.0,
+            other_bytes=8.0 + self._labels.nbytes / max(rows.count, 1), original_bytes=floats + 8.0 + 24 + 8,
+        )  # fmt: skip
+
+    def _vectors(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        self._started("vectors")
+        _, arrays = self._snapshot()
+        return arrays["labels"].astype(np.int64), arrays["vectors"]
+
     def _restore(self, fields: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> None:
         self._rows, self._labels = ExactVectors(self._dim, self._space), LabelTable(len(arrays["labels"]))
         self._rows.append(arrays["vectors"])
@@ -231,10 +257,14 @@ class BFIndex(hnswlib.BFIndex):  # type: ignore[misc]  # a class without stubs
         return fields, arrays
 
 
+def _record(dim: int) -> np.dtype[np.void]:
+    return np.dtype([("vector", "<f4", (dim,)), ("label", "<u8")])
+
+
 def _read_hnswlib(path: str | os.PathLike[str], dim: int) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """Return fields and arrays of hnswlib's file: three ``uint64``, then records of vector and label."""
     content = np.fromfile(path, np.uint8)
-    record = np.dtype([("vector", "<f4", (dim,)), ("label", "<u8")])
+    record = _record(dim)
     header = content[:24].view("<u8").tolist() if len(content) >= 24 else [0, 0, 0]
     capacity, size, count = header
     if size != record.itemsize or count > capacity or len(content) != 24 + capacity * size:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from knn_adapters import storage
+from knn_adapters import elements_snapshot, storage
 from knn_adapters._validation import runtime_error
 from knn_adapters.coded_graph import CodedGraph, GraphSettings
 from knn_adapters.elements import Elements, ElementSettings
+from knn_adapters.elements_snapshot import arrays_of, fields_of
 from knn_adapters.hnswlib_file import check_header
 from knn_adapters.hnswlib_file import write as write_hnswlib_file
 from knn_adapters.hnswlib_state import HnswState
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 else:
     hnswlib = original("hnswlib")
 
-__all__ = ["KIND", "Snapshot", "export", "load", "restored", "snapshot", "taken_over"]
+__all__ = ["KIND", "Snapshot", "described", "export", "load", "restored", "snapshot", "taken_over"]
 
 KIND = "hnswlib.Index"
 
@@ -38,13 +39,16 @@ class Snapshot(NamedTuple):
 
 def snapshot(elements: Elements) -> Snapshot:
     """Return what :func:`restored` makes equal elements of. No writer may be under way."""
-    held, arrays = elements.snapshot()
+    return Snapshot(described(elements), arrays_of(elements))
+
+
+def described(elements: Elements) -> dict[str, Any]:
+    """Return the fields of a :func:`snapshot`."""
     settings, graph = elements.settings, elements.settings.graph
-    fields = {
+    return {
         "space": settings.space, "dim": settings.dim, "M": graph.max_m, "ef_construction": graph.ef_construction,
-        "seed": graph.seed, "allow_replace_deleted": settings.allow_replace_deleted,
+        "seed": graph.seed, "allow_replace_deleted": settings.allow_replace_deleted, **fields_of(elements),
     }  # fmt: skip
-    return Snapshot({**fields, **held}, arrays)
 
 
 def restored(fields: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]], options: WrapOptions) -> Elements:
@@ -53,7 +57,7 @@ def restored(fields: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]], 
         fields["M"], fields["ef_construction"], fields["seed"], keep_originals=fields["rescore"] == "original"
     )
     settings = ElementSettings(fields["space"], fields["dim"], graph, fields["allow_replace_deleted"])
-    return Elements.restored(settings, options, fields, arrays)
+    return elements_snapshot.restored(settings, options, fields, arrays)
 
 
 def taken_over(state: HnswState, options: WrapOptions) -> Elements:

@@ -43,7 +43,8 @@ class Settings:
     Attributes:
         bits: bits per dimension of the codes, 8 or 4.
         rescore: what the last candidates are compared by, see :func:`knn_adapters.wrap`.
-        num_threads: threads for a large batch or many additions; None leaves that to the library's own default.
+        num_threads: threads for a large batch, many additions or building a forest; None leaves that to the library's
+            own default: hnswlib's of an index, FAISS' ``omp_set_num_threads``, Annoy's ``n_jobs=-1``.
     """
 
     bits: int = 8
@@ -85,7 +86,8 @@ def configure(
     Args:
         bits: bits per dimension of the codes, 8 or 4.
         rescore: ``"none"``, ``"residual"`` or ``"original"``, see :func:`knn_adapters.wrap`.
-        num_threads: threads for a large batch, 1 or more; None for the library's own default.
+        num_threads: threads for a large batch, 1 or more; None for the library's own default. What a call or an index
+            is told itself comes first: ``num_threads`` of hnswlib's, ``n_jobs`` of Annoy's.
 
     Returns:
         A context manager: a ``with`` block ends with the settings that were there before the call.

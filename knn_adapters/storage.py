@@ -15,11 +15,12 @@ The end of the last section is the end of the file. hnswlib's own files begin wi
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 import struct
 import zlib
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ import numpy.typing as npt
 
 from mp_plugins import ArgumentError, argument_error
 
-__all__ = ["StoredIndex", "is_ours", "read", "replacing", "size_of", "write"]
+__all__ = ["Section", "StoredIndex", "is_ours", "read", "replacing", "size_of", "write"]
 
 _MAGIC = b"MPyramid"
 _VERSION = 1
@@ -46,7 +47,21 @@ _DTYPES = {
     "float32": "<f4",
 }
 
+_LARGEST_CHECKSUM = 2**32 - 1
+
 _Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+class Section(NamedTuple):
+    """Type and shape of an array."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return math.prod(self.shape) * np.dtype(_DTYPES[self.dtype]).itemsize
 
 
 class StoredIndex(NamedTuple):
@@ -73,9 +88,11 @@ def write(path: str | os.PathLike[str], kind: str, fields: Mapping[str, Any], ar
     Raises:
         OSError: it cannot be written.
     """
-    preamble, offsets = _layout(kind, fields, arrays)
+    offsets, length = _layout(kind, fields, _sections(arrays))
+    checksums = [zlib.crc32(_little_endian(array).data) for array in arrays.values()]
+    header = _header(kind, fields, _sections(arrays), offsets, checksums).ljust(length)
     with replacing(path) as partial, partial.open("wb") as file:
-        file.write(preamble)
+        file.write(_PREAMBLE.pack(_MAGIC, _VERSION, length, zlib.crc32(header)) + header)
         for array, offset in zip(arrays.values(), offsets, strict=True):
             file.write(bytes(offset - file.tell()))
             _little_endian(array).tofile(file)
@@ -95,11 +112,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def size_of(kind: str, fields: Mapping[str, Any], arrays: _Arrays) -> int:
-    """Return the bytes of the file that :func:`write` would write."""
-    preamble, offsets = _layout(kind, fields, arrays)
-    sizes = [array.nbytes for array in arrays.values()]
-    return max([len(preamble), *(offset + size for offset, size in zip(offsets, sizes, strict=True))])
+def size_of(kind: str, fields: Mapping[str, Any], sections: Mapping[str, Section]) -> int:
+    """Return the bytes of the file that :func:`write` would write of arrays like ``sections``."""
+    offsets, length = _layout(kind, fields, sections)
+    ends = [offset + section.nbytes for offset, section in zip(offsets, sections.values(), strict=True)]
+    return max([_PREAMBLE.size + length, *ends])
 
 
 def read(
@@ -163,29 +180,36 @@ def _section(content: npt.NDArray[np.uint8], section: dict[str, Any], checked: b
     return array
 
 
-def _layout(kind: str, fields: Mapping[str, Any], arrays: _Arrays) -> tuple[bytes, list[int]]:
-    """Return everything before the sections, and where each of them begins."""
-    sections = [
-        {
-            "name": name,
-            "dtype": array.dtype.name,
-            "shape": array.shape,
-            "offset": 0,
-            "crc32": zlib.crc32(_little_endian(array).data),
-        }
-        for name, array in arrays.items()
-    ]
+def _sections(arrays: _Arrays) -> dict[str, Section]:
+    return {name: Section(array.dtype.name, array.shape) for name, array in arrays.items()}
+
+
+def _layout(kind: str, fields: Mapping[str, Any], sections: Mapping[str, Section]) -> tuple[list[int], int]:
+    """Return where each section begins, and the length of the header, in which checksums may have any value."""
     length = 0
     while True:  # the header holds the offsets, whose digits count: settled after a round or two
         offsets, end = [], _PREAMBLE.size + length
-        for section, array in zip(sections, arrays.values(), strict=True):
+        for section in sections.values():
             offsets.append(-(-end // _ALIGNMENT) * _ALIGNMENT)
-            section["offset"], end = offsets[-1], offsets[-1] + array.nbytes
-        header = json.dumps({"kind": kind, "fields": dict(fields), "sections": sections}).encode()
-        if len(header) <= length:
-            header = header.ljust(length)
-            return _PREAMBLE.pack(_MAGIC, _VERSION, length, zlib.crc32(header)) + header, offsets
-        length = len(header)
+            end = offsets[-1] + section.nbytes
+        needed = len(_header(kind, fields, sections, offsets, [_LARGEST_CHECKSUM] * len(sections)))
+        if needed <= length:
+            return offsets, length
+        length = needed
+
+
+def _header(
+    kind: str,
+    fields: Mapping[str, Any],
+    sections: Mapping[str, Section],
+    offsets: Sequence[int],
+    checksums: Sequence[int],
+) -> bytes:
+    described = [
+        {"name": name, **section._asdict(), "offset": offset, "crc32": checksum}
+        for (name, section), offset, checksum in zip(sections.items(), offsets, checksums, strict=True)
+    ]
+    return json.dumps({"kind": kind, "fields": dict(fields), "sections": described}).encode()
 
 
 def _little_endian(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

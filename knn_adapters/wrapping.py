@@ -30,6 +30,7 @@ class WrapOptions:
         rescore: where rescoring reads from.
         calibration: vectors ``(m, d)`` to pick the clip range from, instead of the index's own.
         quantizer: the registered quantizer class.
+        quantizer_name: the name that it is registered by.
         num_threads: threads for a large batch, None for the library's own default.
         asks_for_bits: whether the caller named ``bits``; else codes that exist stay as they are.
     """
@@ -38,6 +39,7 @@ class WrapOptions:
     rescore: str = "none"
     calibration: npt.NDArray[np.float32] | None = None
     quantizer: type[Any] = field(default=Quantizer)
+    quantizer_name: str = "scalar"
     num_threads: int | None = None
     asks_for_bits: bool = False
 
@@ -158,9 +160,10 @@ def wrap(
         bits: bits per dimension, 8 or 4; :func:`knn_adapters.configure` says which by default: 8 at first.
         rescore: what the last candidates are compared by: ``"none"``, their codes; ``"residual"``, their codes and 8
             bits a dimension of what the codes leave over, which costs as many bytes; ``"original"``, the vectors
-            themselves, kept beside the codes (hnswlib alone). :func:`knn_adapters.configure` says which by default:
-            ``"none"`` at first.
-        calibration: vectors ``(m, d)`` to pick the clip range from; the index's own by default.
+            themselves, kept beside the codes, so that distances are exact. FAISS' inverted lists, and codes that exist,
+            have ``"none"`` alone. :func:`knn_adapters.configure` says which by default: ``"none"`` at first.
+        calibration: vectors ``(m, d)`` to pick the clip range from; the index's own by default. Where later data leave
+            that range, it is picked anew for what there is then.
         quantizer: name of a registered quantizer.
 
     Raises:
@@ -177,6 +180,7 @@ def wrap(
         rescore=settings.rescore if rescore is None else check_rescore("rescore", rescore),
         calibration=None if calibration is None else as_vectors("calibration", calibration),
         quantizer=load_registry("quantizers")[quantizer],
+        quantizer_name=quantizer,
         num_threads=settings.num_threads,
         asks_for_bits=bits is not None,
     )

@@ -235,7 +235,8 @@ void Residuals::attach(mp_items &items, nb::handle codes_object, nb::handle norm
 }
 
 void Originals::attach(mp_items &items, nb::handle vectors_object) {
-    Array fresh = finite_array(vectors_object, "vectors", 2);
+    // Not looked at: they may be a file's, and come again whenever an index has grown.
+    Array fresh(vectors_object, "vectors", "float32", 2);
     require_length(fresh, "vectors", items.n, "the number of codes");
     require_columns(fresh, "vectors", items.dim);
     vectors = std::move(fresh);

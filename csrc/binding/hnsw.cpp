@@ -246,6 +246,10 @@ class HnswGraph {
         const View view(hnsw_);
         return view.view.graph.items.n ? static_cast<int64_t>(view.view.graph.max_level) : -1;
     }
+    size_t link_lists_size() {
+        const Freeze frozen(hnsw_);
+        return mp_hnsw_link_lists_size(hnsw_);
+    }
     size_t count() const {
         return mp_hnsw_count(hnsw_);
     }
@@ -347,6 +351,7 @@ void bind_hnsw(nb::module_ &module) {
         .def("links", &HnswGraph::links, nb::arg("node"), nb::arg("level"), "Return the ids that a node links to.")
         .def_prop_ro("entry_point", &HnswGraph::entry_point, "The node that searches begin at, -1 if there is none.")
         .def_prop_ro("max_level", &HnswGraph::max_level, "The level of the entry point, -1 if there is none.")
+        .def_prop_ro("link_lists_size", &HnswGraph::link_lists_size, "Length of what arrays() returns as link_lists.")
         .def_prop_ro("count", &HnswGraph::count, "Number of nodes.")
         .def_prop_ro("capacity", &HnswGraph::capacity, "Number of nodes that there is room for.")
         .def_prop_ro("nbytes_codes", &HnswGraph::nbytes_codes, "Bytes of codes and norms, padding and room included.")

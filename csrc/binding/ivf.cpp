@@ -17,7 +17,7 @@ namespace {
 class IvfSearcher {
   public:
     IvfSearcher(nb::sequence codes, nb::sequence ids, nb::handle centroids, nb::handle scale, nb::handle offset,
-                const char *metric, int bits, const char *level)
+                const char *metric, int bits, const IvfSearcher *before, const char *level)
         : quantization_(scale, offset, dim_of(scale)) {
         mp_items &items = ivf_.items;
         items.dim = dim_of(scale);
@@ -38,7 +38,7 @@ class IvfSearcher {
         std::vector<mp_ivf_list> lists;
         for (size_t l = 0; l < codes_.size(); l++)
             lists.push_back({codes_[l].as<uint8_t>(), ids_[l].as<int64_t>(), codes_[l].shape(0)});
-        raise_if_failed(mp_ivf_open(&ivf_, lists.data()));
+        raise_if_failed(mp_ivf_open(&ivf_, lists.data(), before ? &before->ivf_ : nullptr));
     }
     ~IvfSearcher() {
         mp_ivf_close(&ivf_);
@@ -126,10 +126,11 @@ class IvfSearcher {
 
 void bind_ivf(nb::module_ &module) {
     nb::class_<IvfSearcher>(module, "IvfSearcher", "Search in inverted lists, read where they lie.")
-        .def(
-            nb::init<nb::sequence, nb::sequence, nb::handle, nb::handle, nb::handle, const char *, int, const char *>(),
-            nb::arg("codes"), nb::arg("ids"), nb::arg("centroids").none(), nb::arg("scale"), nb::arg("offset"),
-            nb::arg("metric"), nb::kw_only(), nb::arg("bits") = 8, nb::arg("level") = "auto")
+        .def(nb::init<nb::sequence, nb::sequence, nb::handle, nb::handle, nb::handle, const char *, int,
+                      const IvfSearcher *, const char *>(),
+             nb::arg("codes"), nb::arg("ids"), nb::arg("centroids").none(), nb::arg("scale"), nb::arg("offset"),
+             nb::arg("metric"), nb::kw_only(), nb::arg("bits") = 8, nb::arg("before").none() = nb::none(),
+             nb::arg("level") = "auto")
         .def("search", &IvfSearcher::search, nb::arg("queries"), nb::arg("assignment"), nb::arg("k"), nb::kw_only(),
              nb::arg("num_threads") = 0, nb::arg("id_filter").none() = nb::none(),
              "Return (distances, ids) of the k nearest in the lists assigned to each query.")

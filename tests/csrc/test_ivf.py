@@ -182,6 +182,51 @@ def test_bytes_count_the_norms_only(oracle: SimpleNamespace) -> None:
     assert 4000 <= searcher(items, "l2").nbytes < 5000
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_lists_that_grew_are_opened_from_where_they_were(
+    oracle: SimpleNamespace, metric: str, residual: bool, bits: int
+) -> None:
+    items = make_lists(oracle, 300, 21, 6, residual=residual, seed=5)
+    codes, ids = items.lists
+    if bits == 4:
+        codes = [np.ascontiguousarray(rows[:, :11]) for rows in codes]
+    how = (items.centroids, items.scale, items.offset, metric)
+    rng = np.random.default_rng(0)
+    queries, everywhere = rng.standard_normal((20, 21)).astype(np.float32), np.tile(np.arange(6), (20, 1))
+    ivf, lengths = None, [0] * 6
+    for _ in range(4):  # from nothing, some lists at a time
+        lengths = [int(rng.integers(a, len(rows) + 1)) for a, rows in zip(lengths, codes, strict=True)]
+        parts = (
+            [rows[:n] for rows, n in zip(codes, lengths, strict=True)],
+            [numbers[:n] for numbers, n in zip(ids, lengths, strict=True)],
+        )
+        fresh = _core.IvfSearcher(*parts, *how, bits=bits)
+        ivf = _core.IvfSearcher(*parts, *how, bits=bits, before=ivf)
+        assert ivf.nbytes == fresh.nbytes
+        for got, expected in zip(ivf.search(queries, everywhere, 9), fresh.search(queries, everywhere, 9), strict=True):
+            np.testing.assert_array_equal(got, expected)
+    with pytest.raises(ValueError, match="`before` must have no list that is longer than here, got"):
+        _core.IvfSearcher([rows[:0] for rows in codes], [rows[:0] for rows in ids], *how, bits=bits, before=ivf)
+    with pytest.raises(ValueError, match="`before` must have as many lists, dimensions and bits, and the same metric"):
+        _core.IvfSearcher(*parts, *how[:3], "ip" if metric == "l2" else "l2", bits=bits, before=ivf)
+
+
+def test_what_was_computed_before_is_not_computed_again(oracle: SimpleNamespace) -> None:
+    """Shown by what must not be done: codes that changed meanwhile keep the norms that they had."""
+    items = make_lists(oracle, 50, 8, 1, residual=False, seed=5)
+    (codes,), (ids,) = items.lists
+    how = (None, items.scale, items.offset, "l2")
+    before = _core.IvfSearcher([codes], [ids], *how)
+    others = codes.copy()
+    others[:] = 0
+    query, everything = np.zeros((1, 8), np.float32), np.zeros((1, 1), np.int64)
+    kept = _core.IvfSearcher([others], [ids], *how, before=before).search(query, everything, 50)
+    assert np.ptp(kept[0]) > 0
+    assert np.ptp(_core.IvfSearcher([others], [ids], *how).search(query, everything, 50)[0]) == 0
+
+
 CODES, IDS = [np.ones((3, 4), np.uint8), np.ones((1, 4), np.uint8)], [np.arange(3), np.arange(1)]
 ONES = np.ones(4, np.float32)
 

@@ -137,6 +137,22 @@ def test_processes_share_the_file(vectors, tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux' account of mappings")
+def test_a_small_index_is_mapped_and_shared_by_annoy(rows, tmp_path):
+    """Its file is Annoy's, which Annoy itself reads."""
+    index = built(stand_in, rows[:1500])
+    index.save(str(tmp_path / "index"))
+    assert not storage.is_ours(tmp_path / "index")
+    loaded = opened(stand_in, tmp_path / "index", prefault=True)
+    accounts = mappings(tmp_path / "index")
+    assert len(accounts) == 2  # of the index that was saved, and of the other
+    for account in accounts:
+        assert account.split()[1] == "r--s"
+        assert kilobytes(account, "Anonymous") == 0  # nothing of its own
+    queries = rows[:20]
+    assert found(loaded, queries) == found(index, queries) == found(opened(annoy, tmp_path / "index"), queries)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux' account of mappings")
 def test_a_search_reads_what_it_comes_to(tmp_path):
     """Without prefault, loading touches neither codes nor planes."""
     rng = np.random.default_rng(0)

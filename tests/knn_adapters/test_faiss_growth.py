@@ -408,10 +408,14 @@ class _FlatModel(RuleBasedStateMachine):
         self.rng = np.random.default_rng(0)
         self.held = np.empty((0, 7), np.float32)
 
-    @initialize(metric=st.sampled_from(["l2", "ip"]), coded=st.booleans(), seed=st.integers(0, 1000))
-    def begin(self, metric, coded, seed):
-        self.rng, self.metric = np.random.default_rng(seed), metric
-        self.index = made(stand_in, "IndexScalarQuantizer" if coded else "IndexFlat", 7, metric)
+    @initialize(
+        metric=st.sampled_from(["l2", "ip"]), mode=st.sampled_from(["codes", "none", "residual", "original"]),
+        seed=st.integers(0, 1000),
+    )  # fmt: skip
+    def begin(self, metric, mode, seed):
+        self.rng, self.metric, self.mode = np.random.default_rng(seed), metric, mode
+        with knn_adapters.configure(rescore="none" if mode == "codes" else mode):
+            self.index = made(stand_in, "IndexScalarQuantizer" if mode == "codes" else "IndexFlat", 7, metric)
         self.index.train(self.rows(3000))
 
     def rows(self, count):
@@ -456,6 +460,8 @@ class _FlatModel(RuleBasedStateMachine):
         if len(self.held):
             found = self.index.reconstruct_n()
             assert np.abs(found - self.held).mean() < 0.1
+            if self.mode == "original":
+                np.testing.assert_array_equal(found, self.held)
             k = min(5, len(self.held))
             true = exact_neighbours(found, self.held[:20], k, self.metric)
             assert recall_at_k(self.index.search(self.held[:20], k)[1], true, k) > 0.9

@@ -17,7 +17,7 @@ NESTED = ("IndexIDMap", "IndexIDMap2", "IndexPreTransform", "IndexRefine", "Inde
 # What FAISS' own wrappers of C++ do for a nested index as well: by pointers, and with C++ searches of what is inside.
 NESTED_PASSED = passing.READS | passing.CHANGES | {
     "apply_chain", "check_consistency", "construct_rev_map", "prepend_transform", "reverse_chain", "sa_code_size",
-    "sa_decode", "sa_encode", "add_sa_codes", "merge_from", "update_vectors",
+    "add_sa_codes", "merge_from", "update_vectors",
 }  # fmt: skip
 
 

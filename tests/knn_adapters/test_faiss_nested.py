@@ -103,7 +103,7 @@ def test_what_we_have_nothing_for_is_faisss_own_with_one_warning(text, monkeypat
 def test_ids(words, inner, outer, count):
     rows = np.ascontiguousarray(words[:count, :32])
     ids = np.random.default_rng(0).permutation(10**6)[:count] + 2**40
-    links = (8,) if "HNSW" in inner else ()
+    links = (16,) if "HNSW" in inner else ()
     made = [getattr(module, outer)(getattr(module, inner)(32, *links)) for module in BOTH]
     for index in made:
         for part in np.array_split(np.arange(count), 3):

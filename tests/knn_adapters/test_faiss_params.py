@@ -224,8 +224,14 @@ def test_parameters_of_other_kinds_are_taken_or_refused_as_by_faiss(pair):
                 for call in (index.search, index.range_search):
                     with pytest.raises(RuntimeError, match="IndexIVF params have incorrect type"):
                         call(query, 3, params=params)
+            continue
+        found = wrapped.search(query, 3, params=params)
+        try:
+            expected = original.search(query, 3, params=params)
+        except RuntimeError:  # graphs of FAISS 1.8 refuse those of others; later ones take the selector
+            assert kind == "graph"
         else:
-            assert_same(wrapped.search(query, 3, params=params), original.search(query, 3, params=params))
+            assert_same(found, expected)
     for wrong in (3, {}, selector):
         for index in (original, wrapped):
             with pytest.raises(TypeError):
@@ -259,6 +265,8 @@ def test_the_flags_of_graph_searches_change_nothing(pair):
     kind, _, wrapped, _ = pair
     if kind != "graph":
         pytest.skip("not a graph")
+    if not hasattr(faiss.SearchParametersHNSW(), "bounded_queue"):
+        pytest.skip("not in this release of FAISS")
     query = vectors_of(4, 17)
     expected = wrapped.search(query, 9, params=faiss.SearchParametersHNSW(efSearch=12))
     for check in (True, False):
@@ -287,6 +295,8 @@ def test_a_coarse_graph_and_its_parameters():
 
 @pytest.mark.parametrize("selected", [False, True])
 def test_max_codes_ends_after_the_list_that_uses_it_up(selected):
+    if not hasattr(faiss.SearchParametersIVF(), "ensure_topk_full"):
+        pytest.skip("not in this release of FAISS")
     vectors = vectors_of(500, 8)
     original = sq_index("lists", vectors)
     wrapped = knn_adapters.wrap(original)

@@ -64,9 +64,18 @@ def assert_same(found, expected, radius, *, ordered=True, may_miss=False):
             assert both == [number for number in wanted_ids.tolist() if number in by_id]
 
 
+def compared_with_faiss():
+    """The kinds that the release of FAISS searches by radius itself: 1.8 left out flat codes."""
+    try:
+        sq_index("flat", vectors_of(20, 1), "l2").range_search(vectors_of(1, 1), 1.0)
+    except RuntimeError:
+        return [kind for kind in KINDS if kind != "flat"]
+    return KINDS
+
+
 @settings(max_examples=60, deadline=None)
 @given(
-    kind=st.sampled_from(KINDS),
+    kind=st.sampled_from(compared_with_faiss()),
     metric=st.sampled_from(sorted(METRICS)),
     n=st.sampled_from([20, 61, 300]),
     dim=st.sampled_from([1, 3, 17, 64, 100]),

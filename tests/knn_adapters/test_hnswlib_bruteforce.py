@@ -7,6 +7,8 @@ import hnswlib
 import numpy as np
 import pytest
 
+import knn_adapters
+import mp_plugins
 from knn_adapters import hnswlib as stand_in
 
 
@@ -78,6 +80,17 @@ def test_files_and_pickle(small, tmp_path):
         (tmp_path / "short").write_bytes(b"short")
         with pytest.raises(RuntimeError, match=message):
             fresh.load_index(tmp_path / name)
+
+
+@pytest.mark.parametrize("space", ["l2", "ip", "cosine"])
+def test_figures_and_recall(small, space):
+    index = built(stand_in, small, space, np.arange(300) * 7)
+    figures = knn_adapters.stats(index)
+    assert (figures.kind, figures.metric, figures.n_vectors, figures.bits) == ("hnswlib.BFIndex", space, 300, 32)
+    assert figures.codes_bytes == 4 * 24
+    assert knn_adapters.estimate_recall(index, small[:50] + np.float32(0.1), k=5) == 1.0
+    with pytest.raises(mp_plugins.ArgumentError, match="must not be wrapped already"):
+        knn_adapters.wrap(index)
 
 
 @pytest.mark.parametrize(

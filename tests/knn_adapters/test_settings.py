@@ -1,5 +1,6 @@
 """Defaults for new indexes: configure(), environment variables, and which of them counts."""
 
+import pickle
 import threading
 
 import faiss
@@ -11,6 +12,7 @@ import knn_adapters
 import mp_plugins
 from knn_adapters import annoy as annoy_stand_in
 from knn_adapters import faiss as faiss_stand_in
+from knn_adapters import faiss_searching, faiss_threads
 from knn_adapters import hnswlib as stand_in
 from knn_adapters.settings import Settings, current_settings
 from knn_adapters.wrapping import WrapOptions
@@ -55,11 +57,10 @@ def test_new_and_wrapped_indexes_take_the_defaults(build, words):
 def test_a_mode_that_an_index_does_not_have_is_refused(build, small):
     knn_adapters.configure(rescore="original")
     assert options_of(stand_in.Index("l2", 24)) == (8, "original")
-    for call in (
-        lambda: knn_adapters.wrap(build["annoy"](small)),
-        lambda: WrapOptions.configured(("none", "residual")),
-    ):
-        with pytest.raises(mp_plugins.UnsupportedError, match=r"'original' is not yet .*: use rescore='none' or resc"):
+    assert options_of(knn_adapters.wrap(build["annoy"](small))) == (8, "original")
+    lists = faiss.index_factory(24, "IVF4,Flat")
+    for call in (lambda: knn_adapters.wrap(lists), lambda: WrapOptions.configured(("none", "residual"))):
+        with pytest.raises(mp_plugins.UnsupportedError, match=r"'original' is not yet .*: use rescore='none'"):
             call()
 
 
@@ -87,11 +88,10 @@ def test_the_stand_in_for_faiss_takes_the_defaults(words, kind):
         index = made()
     index.add_with_ids(rows, np.arange(2500)) if "," in kind else index.add(rows)
     assert knn_adapters.stats(index).codes_bytes >= 2 * 32
-    with (
-        knn_adapters.configure(rescore="original"),
-        pytest.raises(mp_plugins.UnsupportedError, match=r"'original' is not yet .*: use rescore='none' or resc"),
-    ):
-        made()
+    with knn_adapters.configure(rescore="original"):
+        index = made()
+    index.add_with_ids(rows, np.arange(2500)) if "," in kind else index.add(rows)
+    assert (knn_adapters.stats(index).rescore, knn_adapters.stats(index).kept_bytes) == ("original", 4.0 * 32)
 
 
 def test_codes_that_exist_keep_their_bits(words):
@@ -117,8 +117,7 @@ def test_the_stand_in_for_annoy_takes_the_defaults(words, monkeypatch):
     index.build(1)
     assert knn_adapters.stats(index).bits == 4
     monkeypatch.setenv("MP_KNN_RESCORE", "original")
-    with pytest.raises(mp_plugins.UnsupportedError, match=r"'original' is not yet .*: use rescore='none' or resc"):
-        annoy_stand_in.AnnoyIndex(384, "angular")
+    assert options_of(annoy_stand_in.AnnoyIndex(384, "angular")) == (4, "original")
     with knn_adapters.configure(rescore="residual"):
         assert options_of(annoy_stand_in.AnnoyIndex(384, "angular")) == (4, "residual")
 
@@ -146,6 +145,92 @@ def test_threads(build, small):
     assert knn_adapters.wrap(chosen).num_threads == default + 5  # somebody set it
     knn_adapters.configure(num_threads=None)
     assert stand_in.Index("l2", 24).num_threads == knn_adapters.wrap(untouched).num_threads == default
+
+
+def threads_told(index, queries, monkeypatch):
+    """How many threads the core is told to search with."""
+    told, search = [], faiss_searching._answer
+
+    def watched(*arguments, **named):
+        told.append(named["num_threads"])
+        return search(*arguments, **named)
+
+    monkeypatch.setattr(faiss_searching, "_answer", watched)
+    index.search(queries, 1)
+    index.range_search(queries, 0.0)
+    monkeypatch.undo()
+    assert told[0] == told[1]
+    return told[0]
+
+
+@pytest.mark.parametrize("text", ["Flat", "HNSW8", "IVF4,Flat", "SQ8"])
+def test_threads_of_faiss(small, text, monkeypatch):
+    """Of an index that was made with a number, this; else as many as FAISS is set to at the moment."""
+    usual, chosen = faiss_stand_in.index_factory(24, text), None
+    with knn_adapters.configure(num_threads=3):
+        chosen = faiss_stand_in.index_factory(24, text)
+    before = faiss.omp_get_max_threads()
+    try:
+        for index in (usual, chosen):
+            index.train(small)
+            index.add(small)
+            assert faiss.omp_get_max_threads() == before
+            assert threads_told(index, small[:1], monkeypatch) == 1
+        assert threads_told(chosen, small, monkeypatch) == 3
+        for threads in (1, 2):
+            faiss.omp_set_num_threads(threads)
+            assert threads_told(usual, small, monkeypatch) == threads
+            assert threads_told(chosen, small, monkeypatch) == 3
+            assert threads_told(pickle.loads(pickle.dumps(chosen)), small, monkeypatch) == 3  # noqa: S301
+            assert faiss.omp_get_max_threads() == threads
+    finally:
+        faiss.omp_set_num_threads(before)
+    with knn_adapters.configure(num_threads=2):
+        wrapped = knn_adapters.wrap(faiss_stand_in.IndexFlatL2(24)._stock())
+    wrapped.add(small)
+    assert threads_told(wrapped, small, monkeypatch) == 2
+
+
+def test_library_threads_are_those_of_the_index_inside(small):
+    with knn_adapters.configure(num_threads=5):
+        index = faiss_stand_in.index_factory(24, "IDMap,PCA8,Flat")
+    before = faiss.omp_get_max_threads()
+    with faiss_threads.library_threads(index):
+        assert faiss.omp_get_max_threads() == 5
+    with pytest.raises(ZeroDivisionError), faiss_threads.library_threads(index):
+        _ = 1 / 0
+    assert faiss.omp_get_max_threads() == before
+
+
+def test_threads_that_build_a_forest(small, monkeypatch):
+    told, plain = [], annoy_stand_in.PlainForest
+
+    class Watched(plain):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.index = _Noting(self.index, told)
+
+    monkeypatch.setattr(annoy_stand_in, "PlainForest", Watched)
+    for threads, asked, wanted in ((None, -1, -1), (2, -1, 2), (2, 1, 1)):
+        with knn_adapters.configure(num_threads=threads):
+            index = annoy_stand_in.AnnoyIndex(24, "dot")
+        index.add_item(0, small[0])
+        index.build(1, asked)
+        assert told.pop() == wanted
+
+
+class _Noting:
+    """Annoy's index, which notes what it is built with."""
+
+    def __init__(self, index, told):
+        self._index, self._told = index, told
+
+    def build(self, n_trees, n_jobs):
+        self._told.append(n_jobs)
+        return self._index.build(n_trees, n_jobs)
+
+    def __getattr__(self, name):
+        return getattr(self._index, name)
 
 
 def test_environment_variables_come_second(monkeypatch):

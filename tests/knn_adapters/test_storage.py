@@ -33,7 +33,8 @@ def test_round_trip(data, tmp_path_factory):
     }
     fields = {"text": data.draw(st.text()), "number": data.draw(st.integers()), "flag": True}
     storage.write(path, "kind", fields, arrays)
-    assert path.stat().st_size == storage.size_of("kind", fields, arrays)
+    sections = {name: storage.Section(array.dtype.name, array.shape) for name, array in arrays.items()}
+    assert path.stat().st_size == storage.size_of("kind", fields, sections)
     found = storage.read(path)
     assert (found.kind, found.fields, list(found.arrays)) == ("kind", fields, names)
     for name, array in arrays.items():

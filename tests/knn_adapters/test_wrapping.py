@@ -73,10 +73,12 @@ def test_bad_options_are_named(build, small, library, options, error, message):
         knn_adapters.wrap(build[library](small), **options)
 
 
-@pytest.mark.parametrize("library", ["faiss", "annoy"])
-def test_original_vectors_are_kept_for_hnswlib_alone(build, small, library):
-    with pytest.raises(mp_plugins.UnsupportedError, match="`rescore` of 'original' is not yet supported"):
-        knn_adapters.wrap(build[library](small), rescore="original")
+@pytest.mark.parametrize(("library", "kind", "library_class"), CLASSES)
+def test_original_vectors_are_kept_where_asked_for(build, small, library, kind, library_class):
+    wrapped = knn_adapters.wrap(build[library](small, kind), rescore="original")
+    assert isinstance(wrapped, library_class)
+    figures = knn_adapters.stats(wrapped)
+    assert (figures.rescore, figures.kept_bytes) == ("original", 4.0 * 24)
 
 
 @pytest.mark.parametrize("library", ["hnswlib", "faiss", "annoy"])

@@ -25,6 +25,7 @@ FAILS = "\ndef test_large_index():\n    assert 1 + 1 == 3\n"
         ("some_test.py", PASSES + FAILS, [], 1, "FAILS: some_test.py::test_large_index: E   assert (1 + 1) == 3"),
         ("some_test.py", PASSES + FAILS, ["stand_in"], 0, "1 passed"),
         ("euclidean_index_test.py", PASSES + FAILS, [], 0, "fails as expected: euclidean_index_test.py::test_large_in"),
+        ("euclidean_index_test.py", PASSES + FAILS, ["--rescore", "original"], 1, "FAILS: euclidean_index_test.py::te"),
         ("accuracy_test.py", PASSES, [], 1, "left out: accuracy_test.py: downloads data sets"),
         ("accuracy_test.py", PASSES, ["--all"], 0, "1 passed"),
         ("some_test.py", "import nothing_of_this_name", [], 1, "FAILS: some_test.py: E   ModuleNotFoundError"),

@@ -90,6 +90,9 @@ static inline float mp_key(const struct mp_items *items, float weight, size_t id
 /* The key whose value is the distance (l2) or minus the similarity (ip), from product = <q, x^>. */
 float mp_exact_key(const struct mp_items *items, const struct mp_query *query, size_t id, double product);
 
+/* The same by the vector itself, of items with originals. */
+float mp_original_key(const struct mp_items *items, const struct mp_query *query, size_t id);
+
 /* How many candidates by key are worth rescoring to find the best k of n. */
 size_t mp_n_rescored(const struct mp_items *items, size_t k, size_t n);
 

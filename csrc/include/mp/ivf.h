@@ -41,8 +41,10 @@ struct mp_ivf {
     float *norms;    /* of all items in that sequence, l2 only */
 };
 
-/* Makes what is owned from `ivf`'s other members (n apart) and the lists; on failure nothing is left to close. */
-struct mp_status mp_ivf_open(struct mp_ivf *ivf, const struct mp_ivf_list *lists);
+/* Makes what is owned from `ivf`'s other members (n apart) and the lists; on failure nothing is left to close. `before`
+ * (NULL: none) is an open one of the same quantizer and centroids whose lists these begin with, so that only what came
+ * behind is computed. */
+struct mp_status mp_ivf_open(struct mp_ivf *ivf, const struct mp_ivf_list *lists, const struct mp_ivf *before);
 void mp_ivf_close(struct mp_ivf *ivf);
 
 /* Bytes that are owned beside the caller's memory. */

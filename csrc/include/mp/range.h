@@ -11,6 +11,8 @@
  * the sequence is monotone in what comes from the integer, and rounding to nearest is monotone. An item is left out if
  * the key of P' is not below the radius; its own key then isn't either.
  *
+ * Items that keep their vectors are scored by these, all of them: what a code lost is not bounded.
+ *
  * A second level adds range / 255 * (unit * dot(r, 256 * high + low) - 127.5 * step_sum), bounded in the same way by
  * 255 * sum_i max(256 * high_i + low_i, 0); a centroid adds <q, m_l>, a constant of the list.
  */
