@@ -53,9 +53,7 @@ class PyramidModel(compatibility.KeepsOwnParameters, PreTrainedModel):
         "lexical_classifier.",
         "token_pruner.",
     )
-    _keys_to_ignore_on_load_missing = compatibility.silent_when_missing(
-        r"^internal_classifiers\.", r"^exit_criterion\.", r"^lexical_classifier\.", r"^token_pruner\."
-    )
+    _keys_to_ignore_on_load_missing = compatibility.silent_when_missing(own_prefixes)
     # The loss is the mean over the batch; without this, Trainer would take the ** of the plain forward for more.
     accepts_loss_kwargs = False
 

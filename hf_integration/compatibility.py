@@ -6,6 +6,7 @@ so that a release in between, or one with a backport, is taken for what it is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -79,10 +80,10 @@ class _LoadsAll:
 KeepsOwnParameters: Any = _LoadsOwnParameters if _BEFORE_5 else _LoadsAll
 
 
-def silent_when_missing(*names: str) -> tuple[str, ...]:
-    """Return the patterns of parameters that a checkpoint may lack without a warning."""
+def silent_when_missing(prefixes: Sequence[str]) -> tuple[str, ...]:
+    """Return patterns for the parameters that a checkpoint may lack without a warning, from how their names begin."""
     # 5.0 initialises them all the same; before, they were left without memory, so the warning is the price.
-    return () if _BEFORE_5 else names
+    return () if _BEFORE_5 else tuple(f"^{re.escape(prefix)}" for prefix in prefixes)
 
 
 def register_tokenizer(config: Any, plain: Any) -> None:
