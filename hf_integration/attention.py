@@ -26,7 +26,8 @@ __all__ = [
 ]
 
 Importance = Literal["received", "first"]
-"""How attention tells the importance of tokens: by what all queries give them, or by what [CLS], the first, does."""
+"""How attention tells the importance of tokens: by what all queries give them, or by what [CLS], the first, does.
+Tokens that a window hides from [CLS] are infinitely important by the second, because it cannot judge them."""
 
 ScoreBias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """What is added to scores: from queries ``[..., heads, q, head_dim]``, keys and the slots of both, ``[..., q]`` and
@@ -162,8 +163,11 @@ def padded_attention(
         scores = torch.matmul(scaled_query.gather(2, rows), k.transpose(2, 3))
         scores = scores + _key_bias(live, token_weights, q.dtype)
         if bias is not None:
-            scores = scores + bias.bias(q.gather(2, rows), k, bias.query_slots[first][:, None], bias.key_slots)
+            placed = bias.bias(q.gather(2, rows), k, bias.query_slots[first][:, None], bias.key_slots)
+            scores = scores + placed
         found = first_attention(torch.softmax(scores, dim=-1)[:, :, 0], query_weights)
+        if bias is not None:
+            found = found.masked_fill(_hidden(placed), torch.inf)
     return context.transpose(1, 2).flatten(2), found
 
 
@@ -212,9 +216,16 @@ def _split_heads(packed: Tensor, lengths: Sequence[int], num_heads: int) -> tupl
 def _first_row(q: Tensor, k: Tensor, bias: PlacedBias | None) -> Tensor:
     """Return the importance to the first token of one sample, ``[heads, n, head_dim]`` each, as float32 ``[n]``."""
     scores = torch.matmul(q[:, :1] * q.shape[-1] ** -0.5, k.transpose(1, 2))
-    if bias is not None:
-        scores = scores + bias.bias(q[:, :1], k, bias.query_slots[:1], bias.key_slots).detach()
-    return scores[:, 0].softmax(-1).float().mean(0) * k.shape[1]
+    if bias is None:
+        return scores[:, 0].softmax(-1).float().mean(0) * k.shape[1]
+    placed = bias.bias(q[:, :1], k, bias.query_slots[:1], bias.key_slots).detach()
+    importance = (scores + placed)[:, 0].softmax(-1).float().mean(0) * k.shape[1]
+    return importance.masked_fill(_hidden(placed), torch.inf)
+
+
+def _hidden(bias: Tensor) -> Tensor:
+    """Return which keys a bias of one query, ``[..., heads, 1, k]``, hides from it, ``[..., k]``."""
+    return (bias <= torch.finfo(bias.dtype).min / 2).all(-3).squeeze(-2)
 
 
 def _attend_in_blocks(

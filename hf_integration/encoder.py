@@ -154,7 +154,7 @@ class TokenEncoder:
             evidence = TokenEvidence(
                 depth=depth,
                 importance=importance,
-                states=layout.live_states() if pruner.reads_states else None,
+                states=layout.final_norm(layout.live_states()) if pruner.reads_states else None,
                 protected=layout.protected_tokens(),
                 packing=layout.packing,
                 initial_lengths=layout.initial_lengths(),

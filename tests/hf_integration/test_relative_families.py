@@ -123,6 +123,20 @@ def test_a_soft_mean_weighs_tokens_and_trains_thresholds(make_plain, make_inputs
     assert (model.token_pruner.keep_thresholds.grad != 0).all()
 
 
+@EXECUTIONS
+def test_cls_does_not_judge_tokens_outside_of_its_window(make_plain, make_inputs, execution):
+    family = load_registry("model_families")["modernbert"]
+    fields = {"token_pruner": "cls-attention", "pruning_layers": [2], "keep_threshold": 1e9}
+    model = hf_integration.attach(make_plain(family), execution=execution, **fields)
+    # [CLS] stays, the 3 tokens beside it go, those that it does not see stay.
+    assert run(model, make_inputs(family, [17, 9, 2])).tokens_kept[:, 1].tolist() == [14, 6, 1]
+    soft = hf_integration.attach(make_plain(family), **{**fields, "keep_threshold": 0.5})
+    kept = soft(**make_inputs(family, [17, 9]), soft_temperature=0.1)
+    kept.logits.sum().backward()
+    assert kept.logits.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in soft.parameters() if p.grad is not None)
+
+
 @pytest.mark.parametrize("name", RELATIVE)
 def test_soft_masks_reach_thresholds_and_positions(make_plain, make_inputs, name):
     family = load_registry("model_families")[name]
@@ -163,3 +177,21 @@ def test_absolute_positions_cost_nothing_in_attention(make_plain, make_inputs, f
     monkeypatch.setattr("hf_integration.masked_layout.padded_attention", watch(attention.padded_attention))
     run(hf_integration.attach(make_plain(family), keep_threshold=0.7, execution=execution), make_inputs(family, [9, 4]))
     assert biases == [None] * 4
+
+
+@EXECUTIONS
+@pytest.mark.parametrize("name", RELATIVE)
+def test_autocast(make_plain, make_inputs, name, execution):
+    family = load_registry("model_families")[name]
+    batch = make_inputs(family, [9, 14, 3])
+    for pruner in ("attention", "cls-attention"):
+        model = hf_integration.attach(make_plain(family), token_pruner=pruner, execution=execution)
+        exact = run(model, batch).logits
+        model.set_speed(keep_threshold=1e-9)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            received = run(model, batch)
+        assert received.tokens_kept[:, :3].tolist() == [[length] * 3 for length in (9, 14, 3)]
+        torch.testing.assert_close(received.logits.float(), exact, atol=0.5, rtol=0.1)
+        model.train()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            model(**batch).logits.float().sum().backward()
