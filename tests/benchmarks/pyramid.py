@@ -90,7 +90,8 @@ def run_tasks(given: argparse.Namespace, write: Any, content: dict[str, Any]) ->
         result = results[name] = run_task(task, recipe, shelf, tokenizer, settings)
         content["tasks"][name] = result.data()
         write()
-        print(f"\n## {result.title}\n\n{tables.contenders_table(result)}\n\n{tables.equal_accuracy_table(result)}")
+        shown = (tables.training_table, tables.contenders_table, tables.equal_accuracy_table)
+        print(f"\n## {result.title}", *(make(result) for make in shown), sep="\n\n", flush=True)
         if given.svg:
             tables.plot(results, given.svg)
         if given.parts and name == given.data[0]:

@@ -14,7 +14,14 @@ from mp_models.keeping import ModelShelf
 from mp_models.measuring import Timing, sample, time_in_turns
 from mp_models.results import Baselines, Measured, TaskResult, baselines, measured_targets
 from mp_models.shapes import SHAPES, FixedRate, shaped, shapes_table
-from mp_models.tables import contenders_table, equal_accuracy_table, plot, targets_table, variants_table
+from mp_models.tables import (
+    contenders_table,
+    equal_accuracy_table,
+    plot,
+    targets_table,
+    training_table,
+    variants_table,
+)
 from mp_models.targets import AVERAGE, TARGETS, Outcome, Target, outcomes
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -280,6 +287,16 @@ def test_tables_and_plot(tmp_path):
     assert data["contenders"]["ours"]["less_work"]["unpadded"] == 8.0
     # Of the curve, only what no other point beats.
     assert [point["gflops"] for point in data["curves"]["ours"]] == [0.5, 2.0]
+
+
+@pytest.mark.parametrize(("earlier", "resumed"), [(True, False), (False, True)])
+def test_the_table_of_trainings_tells_an_interrupted_one(earlier, resumed):
+    stages = [{"stage": "soft", "seconds": 61.4}, {"stage": "hard", "seconds": 20.0}]
+    made = {"stages": stages, "made_at": "2026-11-25 20:07", "load": 0.5, "earlier": earlier, "resumed": resumed}
+    table = training_table(result(facts={"models": {"ours": made}}))
+    assert "soft 61, hard 20" in table
+    assert ("interrupted" in table) is resumed
+    assert ("2026-11-25 20:07" in table) is earlier
 
 
 def test_answers_of_nobody():

@@ -10,7 +10,9 @@ from mp_models.choosing import Point, frontier
 from mp_models.results import LOSSES, TaskResult
 from mp_models.targets import Outcome
 
-__all__ = ["contenders_table", "equal_accuracy_table", "plot", "targets_table", "variants_table"]
+__all__ = [
+    "contenders_table", "equal_accuracy_table", "plot", "targets_table", "training_table", "variants_table",
+]  # fmt: skip
 
 _WHAT = {
     "loss": "loss in points",
@@ -56,6 +58,18 @@ def contenders_table(result: TaskResult) -> str:
             cells += ["-" if timing is None else f"{timing.speed:.1f}", _times(result.faster(name, mode))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, *(f"skipped: {line}" for line in result.skipped)])
+
+
+def training_table(result: TaskResult) -> str:
+    """Return the seconds that each model's training took, and when."""
+    lines = ["| trained | stages, seconds | when | load |", "|---|---|---|--:|"]
+    for name, made in result.facts["models"].items():
+        stages = ", ".join(f"{report['stage']} {report['seconds']:.0f}" for report in made["stages"])
+        # Of a training that was interrupted, each stage counts since it last went on.
+        note = " (interrupted: each stage since it went on)" if made["resumed"] else ""
+        when = made["made_at"] if made["earlier"] else "this run"
+        lines.append(f"| {name} | {stages}{note} | {when} | {made['load']} |")
+    return "\n".join(lines)
 
 
 def equal_accuracy_table(result: TaskResult) -> str:
