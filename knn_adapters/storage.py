@@ -6,7 +6,7 @@ Little-endian throughout::
     uint32     version of the format
     uint32     length of the header
     uint32     CRC-32 of the header
-    header     JSON: kind, fields, and for each section name, dtype, shape, offset, CRC-32
+    header     JSON: kind, fields, and for each section name, dtype, shape, offset, CRC-32; spaces at its end
     sections   each at a multiple of 64 bytes, zeros between them
 
 The end of the last section is the end of the file. hnswlib's own files begin with eight zero bytes.

@@ -71,3 +71,29 @@ def annoy_index(vectors, metric="angular", n_trees=10):
 def build():
     """The three builders, by library."""
     return {"hnswlib": hnswlib_index, "faiss": faiss_index, "annoy": annoy_index}
+
+
+def faiss_of_kind(module, kind, dim, metric="l2", qtype=faiss.ScalarQuantizer.QT_8bit, n_lists=16):
+    """An empty index of FAISS' ``kind``, of ``module``: FAISS itself or its stand-in."""
+    number = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}[metric]
+    index = {
+        "IndexFlat": lambda: module.IndexFlat(dim, number),
+        "IndexHNSWFlat": lambda: module.IndexHNSWFlat(dim, 16, number),
+        "IndexIVFFlat": lambda: module.IndexIVFFlat(module.IndexFlat(dim, number), dim, n_lists, number),
+        "IndexScalarQuantizer": lambda: module.IndexScalarQuantizer(dim, qtype, number),
+        "IndexHNSWSQ": lambda: module.IndexHNSWSQ(dim, qtype, 16, number),
+        "IndexIVFScalarQuantizer": lambda: module.IndexIVFScalarQuantizer(
+            module.IndexFlat(dim, number), dim, n_lists, qtype, number
+        ),
+    }[kind]()
+    if hasattr(index, "hnsw"):
+        index.hnsw.efSearch = 64
+    if hasattr(index, "nprobe"):
+        index.nprobe = 8
+    return index
+
+
+@pytest.fixture(scope="session")
+def made_faiss():
+    """The maker of empty indexes."""
+    return faiss_of_kind

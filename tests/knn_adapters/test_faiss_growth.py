@@ -1,4 +1,4 @@
-"""Indexes of FAISS that grow, shrink and are read, beside FAISS' own and a model in numpy."""
+"""Indexes of FAISS that are built in place, grow, shrink and are trained anew, beside FAISS' own."""
 
 import copy
 import pickle
@@ -7,48 +7,24 @@ from concurrent.futures import ThreadPoolExecutor
 import faiss
 import numpy as np
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import knn_adapters
 from knn_adapters import faiss as stand_in
-from knn_adapters import faiss_storage as storage
 from knn_adapters.faiss_contents import CALIBRATION_ROWS
 from knn_adapters.recall import exact_neighbours, recall_at_k
 
-SQ = faiss.ScalarQuantizer
-METRICS = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
+METRICS = ("l2", "ip")
 BOTH = (stand_in, faiss)
 FLOATS = ("IndexFlat", "IndexHNSWFlat", "IndexIVFFlat")
 CODED = ("IndexScalarQuantizer", "IndexHNSWSQ", "IndexIVFScalarQuantizer")
 
 
-def made(module, kind, dim, metric="l2", qtype=SQ.QT_8bit, n_lists=16):
-    number = METRICS[metric]
-    index = {
-        "IndexFlat": lambda: module.IndexFlat(dim, number),
-        "IndexHNSWFlat": lambda: module.IndexHNSWFlat(dim, 16, number),
-        "IndexIVFFlat": lambda: module.IndexIVFFlat(module.IndexFlat(dim, number), dim, n_lists, number),
-        "IndexScalarQuantizer": lambda: module.IndexScalarQuantizer(dim, qtype, number),
-        "IndexHNSWSQ": lambda: module.IndexHNSWSQ(dim, qtype, 16, number),
-        "IndexIVFScalarQuantizer": lambda: module.IndexIVFScalarQuantizer(
-            module.IndexFlat(dim, number), dim, n_lists, qtype, number
-        ),
-    }[kind]()
-    if hasattr(index, "hnsw"):
-        index.hnsw.efSearch = 64
-    if hasattr(index, "nprobe"):
-        index.nprobe = 8
-    return index
-
-
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("kind", FLOATS + CODED)
-def test_what_is_built_in_place_finds_what_faiss_does(vectors, queries, kind, metric):
+def test_what_is_built_in_place_finds_what_faiss_does(made_faiss, vectors, queries, kind, metric):
     true, recalls = exact_neighbours(vectors, queries, 10, metric), []
     for module in BOTH:
-        index = made(module, kind, vectors.shape[1], metric)
+        index = made_faiss(module, kind, vectors.shape[1], metric)
         if not index.is_trained:
             index.train(vectors)
         for part in np.array_split(vectors, 7):
@@ -66,8 +42,8 @@ def test_what_is_built_in_place_finds_what_faiss_does(vectors, queries, kind, me
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("kind", ["IndexFlat", "IndexHNSWFlat"])
-def test_few_vectors_are_held_exactly(small, kind, metric):
-    ours, theirs = (made(module, kind, 24, metric) for module in BOTH)
+def test_few_vectors_are_held_exactly(made_faiss, small, kind, metric):
+    ours, theirs = (made_faiss(module, kind, 24, metric) for module in BOTH)
     for index in (ours, theirs):
         assert (index.search(small[:2], 3)[1] == -1).all()
         index.add(small)
@@ -86,8 +62,8 @@ def test_few_vectors_are_held_exactly(small, kind, metric):
 
 
 @pytest.mark.parametrize("kind", ["IndexFlat", "IndexHNSWFlat"])
-def test_the_quantizer_comes_with_enough_vectors(words, kind):
-    index = made(stand_in, kind, words.shape[1])
+def test_the_quantizer_comes_with_enough_vectors(made_faiss, words, kind):
+    index = made_faiss(stand_in, kind, words.shape[1])
     index.add(words[: CALIBRATION_ROWS - 1])
     before = index.search(words[:200], 10)
     pointer = int(index.this)
@@ -101,73 +77,9 @@ def test_the_quantizer_comes_with_enough_vectors(words, kind):
     np.testing.assert_allclose(distances[same], before[0][same], rtol=0.05, atol=0.05)
 
 
-@pytest.mark.parametrize("kind", FLOATS + CODED)
-def test_codes_are_those_of_our_encoder(vectors, kind):
-    """FAISS truncates, to values that lie half a step higher: but for ties that is rounding."""
-    index = made(stand_in, kind, vectors.shape[1])
-    index.train(vectors[:3000])
-    for part in (vectors[:3000], vectors[3000:3001], vectors[3001:]):
-        index.add(part)
-    quantizer = index._quantizer
-    if "IVF" not in kind:
-        np.testing.assert_array_equal(storage.stored_codes(index), quantizer.encode(vectors))
-        return
-    index.make_direct_map()
-    decoded = index.reconstruct_n(0, len(vectors))
-    limits = np.maximum(quantizer.scale, 1e-30)
-    centroids = np.zeros_like(vectors)
-    if index.by_residual:
-        coarse = faiss.downcast_index(index.quantizer)
-        centroids = coarse.reconstruct_batch(coarse.search(vectors, 1)[1][:, 0])
-    expected = quantizer.decode(quantizer.encode(vectors - centroids)) + centroids
-    steps = np.abs(decoded - expected) / limits
-    assert steps.max() < 1.01
-    assert (steps > 0.01).mean() < 1e-3
-
-
-@pytest.mark.parametrize("kind", FLOATS + CODED)
-def test_plain_faiss_reads_the_file_and_finds_the_same(vectors, queries, kind, tmp_path):
-    for count in (500, 5000):
-        index = made(stand_in, kind, vectors.shape[1])
-        index.train(vectors[:count])
-        index.add(vectors[:count])
-        for write in (stand_in.write_index, faiss.write_index):
-            write(index, str(tmp_path / "index"))
-            plain = faiss.read_index(str(tmp_path / "index"))
-            assert not type(plain).__module__.startswith("knn_adapters")
-            others = [plain]
-            if write is stand_in.write_index or count == 5000 or kind in CODED:
-                others.append(stand_in.read_index(str(tmp_path / "index")))
-                assert type(others[1]).__module__ == "knn_adapters.faiss"
-            for other in others:
-                if hasattr(other, "hnsw"):
-                    other.hnsw.efSearch = 64
-                assert recall_at_k(index.search(queries, 10)[1], other.search(queries, 10)[1], 10) > 0.97
-    knn_adapters.export(index, tmp_path / "exported")
-    assert faiss.read_index(str(tmp_path / "exported")).ntotal == index.ntotal
-
-
-@pytest.mark.parametrize("kind", FLOATS + CODED)
-@pytest.mark.parametrize("count", [0, 300, 2500])
-def test_copies_are_whole_and_independent(words, kind, count):
-    rows = np.ascontiguousarray(words[:, :32])
-    index = made(stand_in, kind, 32)
-    index.train(rows[:2500])
-    if count:
-        index.add(rows[:count])
-    expected = index.search(rows[:50], 5)
-    for twin in (pickle.loads(pickle.dumps(index)), copy.deepcopy(index), stand_in.clone_index(index)):  # noqa: S301
-        assert type(twin) is type(index)
-        np.testing.assert_array_equal(twin.search(rows[:50], 5), expected)
-        twin.add(rows[count : count + 2100])
-        assert (twin.ntotal, index.ntotal) == (count + 2100, count)
-        assert recall_at_k(twin.search(rows[count : count + 50], 1)[1], np.arange(count, count + 50)[:, None], 1) > 0.8
-    np.testing.assert_array_equal(index.search(rows[:50], 5), expected)
-
-
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("kind", FLOATS)
-def test_later_data_outside_the_range_trains_anew(kind, metric):
+def test_later_data_outside_the_range_trains_anew(made_faiss, kind, metric):
     """The first vectors lie in a corner; of what comes then, most values would be cut off."""
     rng = np.random.default_rng(0)
     near, far = (rng.standard_normal((3000, 16)).astype(np.float32) for _ in range(2))
@@ -175,7 +87,7 @@ def test_later_data_outside_the_range_trains_anew(kind, metric):
     far *= 2
     every, queries = np.concatenate([near, far]), far[:100] + np.float32(0.01)
     true = exact_neighbours(every, queries, 10, metric)
-    index = made(stand_in, kind, 16, metric)
+    index = made_faiss(stand_in, kind, 16, metric)
     index.train(near)
     index.add(near)
     clip = index._quantizer.scale.copy()
@@ -191,8 +103,8 @@ def test_later_data_outside_the_range_trains_anew(kind, metric):
     assert recall_at_k(plain.search(queries, 10)[1], true, 10) > 0.9 or kind != "IndexFlat"
 
 
-def test_the_range_of_codes_stays_what_training_made_it(small):
-    index = made(stand_in, "IndexScalarQuantizer", 24)
+def test_the_range_of_codes_stays_what_training_made_it(made_faiss, small):
+    index = made_faiss(stand_in, "IndexScalarQuantizer", 24)
     index.train(small)
     before = index._quantizer.scale.copy()
     index.add(small * 100)
@@ -200,8 +112,8 @@ def test_the_range_of_codes_stays_what_training_made_it(small):
 
 
 @pytest.mark.parametrize("kind", CODED)
-def test_training_again_keeps_the_vectors(small, kind):
-    index = made(stand_in, kind, 24, n_lists=4)
+def test_training_again_keeps_the_vectors(made_faiss, small, kind):
+    index = made_faiss(stand_in, kind, 24, n_lists=4)
     index.train(small)
     index.add(small)
     before = index.search(small, 5)[1]
@@ -210,8 +122,8 @@ def test_training_again_keeps_the_vectors(small, kind):
 
 
 @pytest.mark.parametrize("kind", ["IndexIVFFlat", *CODED])
-def test_an_untrained_index_says_so(small, kind):
-    index = made(stand_in, kind, 24)
+def test_an_untrained_index_says_so(made_faiss, small, kind):
+    index = made_faiss(stand_in, kind, 24)
     assert not index.is_trained
     for call in (lambda: index.add(small), lambda: index.search(small, 1)):
         with pytest.raises(RuntimeError, match="`index` must be trained"):
@@ -238,8 +150,8 @@ def test_the_coarse_quantizer_is_the_callers(small):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_ids_of_lists(small, metric):
-    ours, theirs = (made(module, "IndexIVFFlat", 24, metric, n_lists=4) for module in BOTH)
+def test_ids_of_lists(made_faiss, small, metric):
+    ours, theirs = (made_faiss(module, "IndexIVFFlat", 24, metric, n_lists=4) for module in BOTH)
     ids = np.arange(300, dtype=np.int64) * 7
     for index in (ours, theirs):
         index.train(small)
@@ -261,9 +173,9 @@ def test_ids_of_lists(small, metric):
 
 @pytest.mark.parametrize("kind", ["IndexFlat", "IndexScalarQuantizer", "IndexIVFFlat", "IndexIVFScalarQuantizer"])
 @pytest.mark.parametrize("other_is_ours", [True, False])
-def test_merging(words, kind, other_is_ours):
+def test_merging(made_faiss, words, kind, other_is_ours):
     rows = np.ascontiguousarray(words[:4000, :32])
-    index, other = (made(module, kind, 32) for module in (stand_in, stand_in if other_is_ours else faiss))
+    index, other = (made_faiss(module, kind, 32) for module in (stand_in, stand_in if other_is_ours else faiss))
     true = exact_neighbours(rows, rows[:100], 5, "l2")
     for part, filled in ((rows[:2500], index), (rows[2500:], other)):
         filled.train(rows[:2500] * (1 if filled is index else 2))  # other ranges
@@ -280,59 +192,14 @@ def test_merging(words, kind, other_is_ours):
         index.merge_from(stand_in.IndexFlatL2(31))
 
 
-def test_graphs_neither_merge_nor_remove(small):
-    index, other = (made(module, "IndexHNSWFlat", 24) for module in BOTH)
+def test_graphs_neither_merge_nor_remove(made_faiss, small):
+    index, other = (made_faiss(module, "IndexHNSWFlat", 24) for module in BOTH)
     index.add(small)
     other.add(small)
     for call in (lambda: index.merge_from(other), lambda: index.remove_ids(np.arange(2))):
         with pytest.raises(RuntimeError):
             call()
     assert index.ntotal == 300
-
-
-@pytest.mark.parametrize("kind", ["IndexFlat", "IndexHNSWFlat", "IndexScalarQuantizer"])
-def test_search_and_reconstruct(small, kind):
-    index = made(stand_in, kind, 24)
-    index.train(small)
-    index.add(small)
-    distances, ids, vectors = index.search_and_reconstruct(small[:5], 3)
-    np.testing.assert_array_equal(vectors, index.reconstruct_batch(ids.reshape(-1)).reshape(5, 3, 24))
-    np.testing.assert_allclose(((vectors - small[:5, None]) ** 2).sum(-1), distances, atol=0.02)
-    index.reset()
-    assert np.isnan(index.search_and_reconstruct(small[:5], 3)[2]).all()
-
-
-def test_stand_alone_codes(small):
-    flat, theirs = (module.IndexFlatL2(24) for module in BOTH)
-    assert flat.sa_code_size() == theirs.sa_code_size() == 96
-    codes = flat.sa_encode(small)
-    np.testing.assert_array_equal(codes, theirs.sa_encode(small))
-    np.testing.assert_array_equal(flat.sa_decode(codes), small)
-    flat.add_sa_codes(codes)
-    np.testing.assert_array_equal(flat.reconstruct_n(0, 300), small)
-    coded = made(stand_in, "IndexScalarQuantizer", 24)
-    coded.train(small)
-    codes = coded.sa_encode(small)
-    coded.add_sa_codes(codes)
-    np.testing.assert_array_equal(storage.stored_codes(coded), codes)
-    lists = made(stand_in, "IndexIVFScalarQuantizer", 24, n_lists=4)
-    lists.train(small)
-    lists.add_sa_codes(lists.sa_encode(small), np.arange(300) + 5)
-    lists.nprobe = 4
-    for index, first in ((coded, 0), (lists, 5)):
-        assert recall_at_k(index.search(small, 1)[1], np.arange(300)[:, None] + first, 1) > 0.99
-        with pytest.raises(ValueError, match="`codes` must be uint8"):
-            index.add_sa_codes(small)
-
-
-@pytest.mark.parametrize("kind", ["IndexFlat", "IndexScalarQuantizer", "IndexHNSWFlat"])
-def test_entries_in_another_order(small, kind):
-    order = np.random.default_rng(0).permutation(300)
-    index = made(stand_in, kind, 24)
-    index.train(small)
-    index.add(small)
-    index.permute_entries(order)
-    assert recall_at_k(index.search(small[order], 1)[1], np.arange(300)[:, None], 1) > 0.99
 
 
 def test_c_code_that_fills_the_index_is_noticed(words, small):
@@ -356,9 +223,9 @@ def test_c_code_that_fills_the_index_is_noticed(words, small):
 
 
 @pytest.mark.parametrize("kind", FLOATS)
-def test_searches_of_many_threads_open_the_searcher_together(words, kind):
+def test_searches_of_many_threads_open_the_searcher_together(made_faiss, words, kind):
     rows = np.ascontiguousarray(words[:, :32])
-    index = made(stand_in, kind, 32)
+    index = made_faiss(stand_in, kind, 32)
     index.train(rows[:2500])
     index.add(rows[:2500])
     for start in range(2500, 2800, 20):
@@ -370,21 +237,9 @@ def test_searches_of_many_threads_open_the_searcher_together(words, kind):
         assert index.search(rows[start : start + 20], 1)[1].max() >= 2500
 
 
-def test_a_file_of_codes_is_mapped(small, tmp_path):
-    """What is read is not copied: FAISS' own object becomes ours."""
-    index = made(stand_in, "IndexScalarQuantizer", 24)
-    index.train(small)
-    index.add(small)
-    stand_in.write_index(index, str(tmp_path / "index"))
-    read = stand_in.read_index(
-        str(tmp_path / "index"), faiss.IO_FLAG_MMAP_IFC if hasattr(faiss, "IO_FLAG_MMAP_IFC") else 0
-    )
-    np.testing.assert_array_equal(read.search(small, 3)[1], index.search(small, 3)[1])
-
-
 @pytest.mark.parametrize("kind", ["IndexFlat", "IndexHNSWFlat"])
-def test_the_second_level_grows_too(words, kind):
-    original = made(faiss, kind, words.shape[1])
+def test_the_second_level_grows_too(made_faiss, words, kind):
+    original = made_faiss(faiss, kind, words.shape[1])
     original.add(words[:3000])
     plain, index = (knn_adapters.wrap(original, rescore=mode) for mode in ("none", "residual"))
     for each in (plain, index):
@@ -400,84 +255,13 @@ def test_the_second_level_grows_too(words, kind):
         assert np.abs(index.reconstruct_n() - words[1000:5000]).mean() < error[0] / 10
 
 
-class _FlatModel(RuleBasedStateMachine):
-    """A flat index and the list of vectors that it must hold, across the calibration (which is made to come early)."""
-
-    def __init__(self):
-        super().__init__()
-        self.rng = np.random.default_rng(0)
-        self.held = np.empty((0, 7), np.float32)
-
-    @initialize(
-        metric=st.sampled_from(["l2", "ip"]), mode=st.sampled_from(["codes", "none", "residual", "original"]),
-        seed=st.integers(0, 1000),
-    )  # fmt: skip
-    def begin(self, metric, mode, seed):
-        self.rng, self.metric, self.mode = np.random.default_rng(seed), metric, mode
-        with knn_adapters.configure(rescore="none" if mode == "codes" else mode):
-            self.index = made(stand_in, "IndexScalarQuantizer" if mode == "codes" else "IndexFlat", 7, metric)
-        self.index.train(self.rows(3000))
-
-    def rows(self, count):
-        return self.rng.standard_normal((count, 7)).astype(np.float32)
-
-    @rule(count=st.sampled_from([0, 1, 2, 17, 63]))
-    def add(self, count):
-        rows = self.rows(count)
-        self.index.add(rows)
-        self.held = np.concatenate([self.held, rows])
-
-    @rule(count=st.sampled_from([2100]))
-    def add_many(self, count):
-        self.add(count)
-
-    @precondition(lambda self: len(self.held))
-    @rule(data=st.data())
-    def remove(self, data):
-        gone = data.draw(st.lists(st.integers(0, len(self.held) + 3), max_size=5))
-        number = self.index.remove_ids(np.array(gone, np.int64))
-        stays = ~np.isin(np.arange(len(self.held)), gone)
-        assert number == (~stays).sum()
-        self.held = self.held[stays]
-
-    @rule()
-    def reset(self):
-        self.index.reset()
-        self.held = self.held[:0]
-
-    @rule()
-    def copy(self):
-        self.index = pickle.loads(pickle.dumps(self.index))  # noqa: S301
-
-    @rule()
-    def fail(self):
-        with pytest.raises(ValueError, match="finite"):
-            self.index.add(np.full((3, 7), np.nan))
-
-    @invariant()
-    def holds_what_was_added(self):
-        assert self.index.ntotal == len(self.held)
-        if len(self.held):
-            found = self.index.reconstruct_n()
-            assert np.abs(found - self.held).mean() < 0.1
-            if self.mode == "original":
-                np.testing.assert_array_equal(found, self.held)
-            k = min(5, len(self.held))
-            true = exact_neighbours(found, self.held[:20], k, self.metric)
-            assert recall_at_k(self.index.search(self.held[:20], k)[1], true, k) > 0.9
-
-
-_FlatModel.TestCase.settings = settings(max_examples=15, stateful_step_count=12, deadline=None)
-TestFlatModel = _FlatModel.TestCase
-
-
 @pytest.mark.parametrize("kind", FLOATS)
-def test_what_comes_later_is_rounded_with_feedback_too(kind):
+def test_what_comes_later_is_rounded_with_feedback_too(made_faiss, kind):
     """By a live index, a pickled one and a copy alike; what they round with counts in the figures."""
     rng = np.random.default_rng(0)  # variance that falls off along random directions, as that of embeddings does
     directions = np.linalg.qr(rng.standard_normal((32, 32)))[0]
     rows = ((rng.standard_normal((2700, 32)) / np.sqrt(1 + np.arange(32))) @ directions).astype(np.float32)
-    index = made(stand_in, kind, 32, "ip")
+    index = made_faiss(stand_in, kind, 32, "ip")
     index.train(rows[:2500])
     index.add(rows[:2500])
     quantizer = index._quantizer
