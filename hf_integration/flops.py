@@ -1,9 +1,9 @@
 """Counting the arithmetic of one forward pass, per sample.
 
 One multiply-accumulate is two operations. Counted are the matrix products of what really runs (projections of
-embeddings too), and the pooling of the internal classifiers; embeddings are look-ups, and layer norms, softmax and
-activations are left out, as is usual (Learned Token Pruning, arXiv 2107.00910, counts the same terms). Masked execution
-reports what compact execution of the same decisions costs.
+embeddings too), the pooling of the internal classifiers and the sums of the lexical one; embeddings are look-ups, and
+layer norms, softmax and activations are left out, as is usual (Learned Token Pruning, arXiv 2107.00910, counts the same
+terms). Masked execution reports what compact execution of the same decisions costs.
 """
 
 from __future__ import annotations
