@@ -100,14 +100,16 @@ def packed_attention(
     contexts: list[Tensor] = []
     importances: list[Tensor] = []
     for q, k, v, own in zip(queries, keys, values, biases, strict=True):
+        mask = None
         if importance == "received" or dropout > 0:
             # SDPA has no fused CPU kernel with dropout; its fallback measured 4 to 8 times slower than this.
             context, received = _attend_in_blocks(q, k, v, dropout, own)
         else:
-            mask = None if own is None else own.of(q, k)[None]
-            context = functional.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask)[0]
+            mask = None if own is None else own.of(q, k)
+            added = None if mask is None else mask[None]
+            context = functional.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=added)[0]
         if importance is not None:
-            importances.append(received if importance == "received" else _first_row(q.detach(), k.detach(), own))
+            importances.append(received if importance == "received" else _first_row(q.detach(), k.detach(), own, mask))
         contexts.append(context.transpose(0, 1))
     merged = torch.cat(contexts).flatten(1)
     return merged, None if importance is None else torch.cat(importances)
@@ -145,8 +147,9 @@ def padded_attention(
     q, k, v = (part.view(*part.shape[:2], num_heads, -1).transpose(1, 2) for part in (query, key, value))
     scaled_query = q * q.shape[-1] ** -0.5
     added = _key_bias(live, token_weights, q.dtype)
-    if bias is not None:
-        added = added + bias.of(q, k)
+    placed = None if bias is None else bias.of(q, k)
+    if placed is not None:
+        added = added + placed
     query_weights = live if token_weights is None else token_weights
     found = None
     if importance != "received" and token_weights is None and dropout == 0:
@@ -162,11 +165,12 @@ def padded_attention(
         rows = first[:, None, None, None].expand(-1, num_heads, 1, q.shape[3])
         scores = torch.matmul(scaled_query.gather(2, rows), k.transpose(2, 3))
         scores = scores + _key_bias(live, token_weights, q.dtype)
-        if bias is not None:
-            placed = bias.bias(q.gather(2, rows), k, bias.query_slots[first][:, None], bias.key_slots)
+        if placed is not None:
+            placed = placed.expand(len(first), *placed.shape[-3:])
+            placed = placed.gather(2, first[:, None, None, None].expand(-1, placed.shape[1], 1, placed.shape[3]))
             scores = scores + placed
         found = first_attention(torch.softmax(scores, dim=-1)[:, :, 0], query_weights)
-        if bias is not None:
+        if placed is not None:
             found = found.masked_fill(_hidden(placed), torch.inf)
     return context.transpose(1, 2).flatten(2), found
 
@@ -213,12 +217,16 @@ def _split_heads(packed: Tensor, lengths: Sequence[int], num_heads: int) -> tupl
     return torch.split(heads, list(lengths), dim=1)
 
 
-def _first_row(q: Tensor, k: Tensor, bias: PlacedBias | None) -> Tensor:
-    """Return the importance to the first token of one sample, ``[heads, n, head_dim]`` each, as float32 ``[n]``."""
+def _first_row(q: Tensor, k: Tensor, bias: PlacedBias | None, known: Tensor | None) -> Tensor:
+    """Return the importance to the first token of one sample, ``[heads, n, head_dim]`` each, as float32 ``[n]``.
+
+    ``known`` is what the bias came to for all queries, if that was asked already.
+    """
     scores = torch.matmul(q[:, :1] * q.shape[-1] ** -0.5, k.transpose(1, 2))
     if bias is None:
         return scores[:, 0].softmax(-1).float().mean(0) * k.shape[1]
-    placed = bias.bias(q[:, :1], k, bias.query_slots[:1], bias.key_slots).detach()
+    placed = known[:, :1] if known is not None else bias.bias(q[:, :1], k, bias.query_slots[:1], bias.key_slots)
+    placed = placed.detach()
     importance = (scores + placed)[:, 0].softmax(-1).float().mean(0) * k.shape[1]
     return importance.masked_fill(_hidden(placed), torch.inf)
 
