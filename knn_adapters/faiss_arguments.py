@@ -15,7 +15,7 @@ from mp_plugins import UnsupportedError, argument_error
 
 __all__ = [
     "as_added", "as_codes", "as_ids", "as_row", "as_rows", "check_output", "check_rescore", "check_results",
-    "delivered", "options_for_codes",
+    "check_span", "delivered", "options_for_codes",
 ]  # fmt: skip
 
 
@@ -85,6 +85,19 @@ def as_row(argument: str, key: Any, count: int) -> npt.NDArray[np.int64]:
         return as_rows(argument, [operator.index(key)], count)
     except TypeError:
         raise number_error(argument, key) from None
+
+
+def check_span(n0: int, count: int, total: int) -> None:
+    """Refuse vectors ``n0`` to ``n0 + count - 1`` of which not all are among ``total``.
+
+    Raises:
+        RuntimeArgumentError: they are not.
+    """
+    if count and not 0 <= n0 <= n0 + count <= total:
+        raise runtime_error(
+            "Error: 'ni == 0 || (i0 >= 0 && i0 + ni <= ntotal)' failed", "ni", f"must end within {total}",
+            f"{count} from {n0} on", "ask for vectors that are there",
+        )  # fmt: skip
 
 
 def options_for_codes(original: Any, options: WrapOptions, bits: int) -> WrapOptions:

@@ -8,8 +8,17 @@ import numpy as np
 import numpy.typing as npt
 
 from knn_adapters import faiss_ivf
-from knn_adapters._validation import check_k, runtime_error
-from knn_adapters.faiss_arguments import as_added, as_codes, as_ids, as_row, as_rows, check_output, delivered
+from knn_adapters._validation import check_k
+from knn_adapters.faiss_arguments import (
+    as_added,
+    as_codes,
+    as_ids,
+    as_row,
+    as_rows,
+    check_output,
+    check_span,
+    delivered,
+)
 from knn_adapters.faiss_row_contents import RowContents
 from knn_adapters.faiss_storage import stock_of
 from knn_adapters.libraries import original
@@ -65,11 +74,7 @@ class Reading:
         if not isinstance(self._contents, RowContents):
             found: _Floats = stock_of(self).reconstruct_n(n0, count, x)
             return found
-        if count and not 0 <= n0 <= n0 + count <= self.ntotal:
-            raise runtime_error(
-                "Error: 'ni == 0 || (i0 >= 0 && i0 + ni <= ntotal)' failed", "ni", f"must end within {self.ntotal}",
-                f"{count} from {n0} on", "ask for vectors that are there",
-            )  # fmt: skip
+        check_span(n0, count, self.ntotal)
         return delivered(self._contents.vectors(self, np.arange(n0, n0 + count)), x)
 
     def search_and_reconstruct(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from knn_adapters._validation import as_queries, check_finite, runtime_error
 from knn_adapters.evaluation import IndexStats
-from knn_adapters.faiss_arguments import as_added, as_codes
+from knn_adapters.faiss_arguments import as_added, as_codes, as_row, as_rows, check_span
 from knn_adapters.faiss_classes import Ours, taken_over
 from knn_adapters.faiss_making import as_original
 from knn_adapters.faiss_nested import Nested, inner_property
@@ -100,17 +100,20 @@ class _Refining(Nested):
 
     def reconstruct(self: Any, key: int, x: _Floats | None = None) -> _Floats:
         """Return the vector ``(d,)`` of id ``key`` that the refinement index holds, in ``x`` if given."""
-        found: _Floats = self._refine.reconstruct(key, x)
+        (row,) = as_row("key", key, self.ntotal).tolist()  # FAISS up to 1.9 reads whatever lies there
+        found: _Floats = self._refine.reconstruct(row, x)
         return found
 
     def reconstruct_batch(self: Any, key: npt.ArrayLike, x: _Floats | None = None) -> _Floats:
         """Return the vectors ``(n, d)`` of ids ``key`` ``(n,)``, in ``x`` if given."""
-        found: _Floats = self._refine.reconstruct_batch(key, x)
+        found: _Floats = self._refine.reconstruct_batch(as_rows("key", key, self.ntotal), x)
         return found
 
     def reconstruct_n(self: Any, n0: int = 0, ni: int = -1, x: _Floats | None = None) -> _Floats:
         """Return the vectors ``(ni, d)`` of ids ``n0`` to ``n0 + ni - 1``, in ``x`` if given; -1: to the last."""
-        found: _Floats = self._refine.reconstruct_n(n0, ni, x)
+        count = self.ntotal - n0 if ni == -1 else ni
+        check_span(n0, count, self.ntotal)
+        found: _Floats = self._refine.reconstruct_n(n0, count, x)
         return found
 
     def sa_encode(self: Any, x: npt.ArrayLike, codes: Any = None) -> Any:
