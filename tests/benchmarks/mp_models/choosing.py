@@ -57,8 +57,8 @@ def choose(points: Iterable[Point], least_accuracy: float) -> Point:
     """Return the point of least work before accuracy first falls below ``least_accuracy``, over all walks.
 
     A walk goes up the thresholds at one strength of pruning. It may begin with misses: the last layer of a pruned model
-    can be worse than its exits. What lies beyond its next miss is not taken, however good: luck on these documents would
-    not hold on others. Where nothing passes, the start of the highest accuracy is taken.
+    can be worse than its exits. What lies beyond its next miss is not taken, however good: luck on these documents
+    would not hold on others. Where nothing passes, the start of the highest accuracy is taken.
     """
     walks: dict[float, list[Point]] = {}
     for point in points:
