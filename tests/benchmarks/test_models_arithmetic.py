@@ -147,7 +147,11 @@ def test_a_choice_takes_the_least_work_over_the_walks():
 
 
 def test_a_choice_that_misses_everywhere_is_the_most_accurate_start():
-    assert choose(walk(0.5, 0.99, scale=0.0) + walk(0.6, scale=1.0), 0.8) == Point(1.0, 0.0, 0.6, 1.0)
+    assert choose(walk(0.5, 0.7, scale=0.0) + walk(0.6, scale=1.0), 0.8) == Point(1.0, 0.0, 0.6, 1.0)
+
+
+def test_a_choice_may_begin_with_misses_of_the_last_layer():
+    assert choose(walk(0.5, 0.9, 0.9, 0.7, 0.95), 0.88).exit_threshold == 0.2
 
 
 def test_frontier_and_least_work():

