@@ -38,8 +38,8 @@ class MagicPyramidConfig(PreTrainedConfig):
             ``"patience"``, ``"agreement"``, ``"learned"`` or a plug-in's. The last three take regression heads too.
         exit_tolerance: of regression heads, in the unit of the labels: predictions of consecutive exits that differ by
             less are the same to the criteria ``"patience"`` and ``"agreement"``.
-        lexical_exits: internal classifiers also read what a linear classifier makes of the tokens themselves, which
-            tells many topics before any layer; it takes ``vocab_size * num_labels`` numbers.
+        lexical_exits: half of what an internal classifier says comes from a linear classifier on the tokens themselves,
+            which tells many topics before any layer; it takes ``vocab_size * num_labels`` numbers.
         token_pruner: name of the pruner: ``"attention"``, ``"cls-attention"``, ``"top-k"``, ``"gate"`` or a plug-in's;
             ``None`` = no pruner.
         pruning_layers: layers (1-based) that drop tokens between attention and feed-forward, out of

@@ -43,7 +43,7 @@ class EncoderResult:
         exit_layer: layers run for each sample, int64 ``[batch]``.
         attended: tokens that entered each layer, int64 ``[batch, layers]``, 0 = had left.
         kept: tokens that pruning left after each layer: int64, or float32 with gradients if soft.
-        pooled: ``[batch, exits, features]`` if recorded; see :class:`~hf_integration.early_exit.InternalClassifier`.
+        pooled: ``[batch, exits, features]`` if recorded; see :class:`~hf_integration.early_exit.InternalClassifiers`.
         exits_asked: depths at which internal classifiers were asked.
     """
 

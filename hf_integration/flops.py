@@ -92,7 +92,7 @@ def pyramid_flops(
         # At most, because a token that occurs twice is looked up once.
         total = total + 2 * config.num_labels * lengths
     for depth in exits:
-        classifier = 2 * pooled_size(config) * exit_outputs
+        classifier = 2 * pooled_size(config.hidden_size) * exit_outputs
         total = total + (pooled[:, depth] > 0) * (2 * config.hidden_size * pooled[:, depth] + classifier)
     return total.float()
 

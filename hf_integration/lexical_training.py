@@ -40,8 +40,8 @@ def fit_lexical(classifier: LexicalClassifier, token_ids: Tensor, lengths: Tenso
 def cross_fitted_logits(classifier: LexicalClassifier, token_ids: Tensor, lengths: Tensor, loss: LexicalLoss) -> Tensor:
     """Return for each text the logits of a classifier that was solved for without it, float32 ``[n, labels]``.
 
-    Those of the classifier that has seen a text are surer than it will ever be of a new one, and who learns from them
-    trusts it too much.
+    Those of the classifier that has seen a text are surer than it will ever be of a new one: beside them there would be
+    nothing left to learn.
 
     Args:
         classifier: gives the sizes; only its rarities are filled.

@@ -175,7 +175,7 @@ class MagicPyramidForSequenceClassification(PyramidModel):
         self.exit_criterion: ExitCriterion = load_registry("exit_criteria", plugins)[self.config.exit_criterion](
             self.config
         )
-        self.internal_classifiers = InternalClassifiers(self.config, self.config.num_labels)
+        self.internal_classifiers = InternalClassifiers(self.config, self.config.num_labels, lexical=True)
         self.lexical_classifier: LexicalClassifier | None = None
         if self.config.lexical_exits and self.config.exit_depths:
             self.lexical_classifier = LexicalClassifier(self.config.vocab_size, self.config.num_labels)

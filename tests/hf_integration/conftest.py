@@ -202,10 +202,13 @@ def make_pyramid() -> Callable[..., Any]:
         config = hf_integration.MagicPyramidConfig(**{**TINY, **fields})
         model = hf_integration.MagicPyramidForSequenceClassification(config)
         if trained:
+            spread(model)
             if model.lexical_classifier is not None:
-                # It is small beside the pooled states, which otherwise would decide nothing.
+                # Small beside the internal classifiers, because what is the same at every exit lets all leave at one.
                 model.lexical_classifier.table.normal_().mul_(0.3)
-            return spread(model)
+                for head in model.internal_classifiers.heads:
+                    head.weight.data.mul_(2)
+            return model
         spread(model.bert)
         return model.eval()
 

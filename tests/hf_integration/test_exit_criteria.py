@@ -287,7 +287,7 @@ def test_the_learned_criterion_learns_where_answers_are_right(make_pyramid, prob
 
 
 def test_rightness_is_estimated_better_than_by_chance(make_pyramid):
-    model = make_pyramid(exit_criterion="learned", num_labels=2, exit_layers=[1], lexical_exits=False)
+    model = make_pyramid(exit_criterion="learned", num_labels=2, exit_layers=[1])
     criterion = model.exit_criterion
     generator = torch.Generator().manual_seed(0)
     pooled = torch.randn(400, 1, 96, generator=generator)

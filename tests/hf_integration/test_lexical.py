@@ -163,12 +163,23 @@ def test_what_it_says_reaches_every_exit(speaking, make_batch):
         torch.testing.assert_close(exit_features[:, -3:], said)
 
 
+def test_an_exit_says_the_mean_of_both_opinions(speaking, make_batch):
+    model, batch = speaking(), make_batch([9, 14])
+    features = model.exit_states(**batch).pooled
+    heads = model.internal_classifiers.heads
+    expected = [
+        (head(those[:, :96]) + those[:, 96:]) / 2 for head, those in zip(heads, features.unbind(1), strict=True)
+    ]
+    torch.testing.assert_close(model.internal_classifiers.every_depth(features), torch.stack(expected, dim=1))
+    torch.testing.assert_close(model.internal_classifiers(2, features[:, 2]), expected[2])
+
+
 def test_it_is_stored_with_the_model(speaking, make_batch, tmp_path):
     model, batch = speaking(), make_batch([9, 14])
     model.save_pretrained(tmp_path)
     loaded = hf_integration.MagicPyramidForSequenceClassification.from_pretrained(tmp_path).eval()
     with torch.no_grad():
-        assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+        torch.testing.assert_close(loaded(**batch).logits, model(**batch).logits)
 
 
 def test_embeddings_say_nothing_about_tokens(speaking, make_pyramid, make_batch):
