@@ -29,7 +29,7 @@ class ExitThresholdChoice:
     Attributes:
         threshold: pass it to ``set_speed(exit_threshold=...)``.
         accuracy: with this threshold.
-        full_accuracy: without exits.
+        full_accuracy: of the same model without exits.
         mean_exit_layer: layers run, mean over samples.
         mean_flops: floating-point operations, mean over samples.
     """
@@ -42,34 +42,41 @@ class ExitThresholdChoice:
 
 
 def choose_exit_threshold(
-    model: MagicPyramidForSequenceClassification, batches: Iterable[Mapping[str, Any]], *, max_drop: float
+    model: MagicPyramidForSequenceClassification,
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    max_drop: float,
+    reference_accuracy: float | None = None,
 ) -> ExitThresholdChoice:
     """Find the largest exit threshold that costs at most ``max_drop`` of accuracy on ``batches``.
 
-    One pass without exits records what every exit would say. The model is not changed.
+    One pass without exits records what every exit would say. The model is not changed. Thresholds are tried from the
+    smallest on. The first ones may miss, since the last layer of a pruned model can be worse than its exits; after the
+    first that holds, the next miss ends the search.
 
     Args:
         model: a single-label classifier with trained internal classifiers.
         batches: held-out batches with ``labels``, for example a ``DataLoader``.
-        max_drop: tolerated loss in accuracy, 0.005 = half a point, against the same model without exits.
+        max_drop: tolerated loss in accuracy, 0.005 = half a point.
+        reference_accuracy: what the loss is counted from, from 0 to 1: for example the accuracy on ``batches`` of the
+            BERT that was pruned. By default that of the same model without exits.
+
+    Returns:
+        The threshold and what it gives; 0 (no exits) if none holds.
 
     Raises:
-        mp_plugins.ArgumentError: there are no labels, or ``max_drop`` is out of range.
+        mp_plugins.ArgumentError: there are no labels, or a number is out of range.
         mp_plugins.UnsupportedError: the model is not a single-label classifier.
     """
     if not 0 <= max_drop <= 1:
         raise argument_error("max_drop", "must be from 0 to 1", max_drop, "0.005 tolerates half a point")
+    if reference_accuracy is not None and not 0 <= reference_accuracy <= 1:
+        raise argument_error(
+            "reference_accuracy", "must be from 0 to 1", reference_accuracy, "0.97 = 97 % of the answers are right"
+        )
     recorded = record_exits(model, batches, argument="batches")
     full = recorded.full_accuracy
-    finite = recorded.uncertainty[recorded.uncertainty.isfinite()]
-    # A broken classifier, at which nobody leaves, has none.
-    candidates = torch.quantile(finite, torch.linspace(0, 1, _CANDIDATES)) if len(finite) else finite
-    chosen = 0.0
-    for candidate in candidates.tolist():
-        # The first miss ends the search: a lucky larger threshold would not hold on other data.
-        if recorded.accuracy(candidate) < full - max_drop:
-            break
-        chosen = candidate
+    chosen = _last_that_holds(recorded, (full if reference_accuracy is None else reference_accuracy) - max_drop)
     return ExitThresholdChoice(
         threshold=chosen,
         accuracy=recorded.accuracy(chosen),
@@ -77,6 +84,21 @@ def choose_exit_threshold(
         mean_exit_layer=float(recorded.depth(chosen).double().mean()),
         mean_flops=float(recorded.flops(chosen, model).double().mean()),
     )
+
+
+def _last_that_holds(recorded: RecordedExits, least_accuracy: float) -> float:
+    """Return the last threshold before accuracy falls below ``least_accuracy`` again; 0 if it never gets there."""
+    finite = recorded.uncertainty[recorded.uncertainty.isfinite()]
+    # A broken classifier, at which nobody leaves, has none.
+    candidates = torch.quantile(finite, torch.linspace(0, 1, _CANDIDATES)) if len(finite) else finite
+    chosen = 0.0
+    begun = recorded.full_accuracy >= least_accuracy
+    for candidate in candidates.tolist():
+        if recorded.accuracy(candidate) >= least_accuracy:
+            chosen, begun = candidate, True
+        elif begun:
+            break  # a lucky larger threshold would not hold on other data
+    return chosen
 
 
 @dataclass(frozen=True)
