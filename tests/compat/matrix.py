@@ -146,7 +146,8 @@ def try_release(
     if not report.exists():
         return Row(name, version, seconds=seconds, note=f"pytest did not finish, see {log.name}")
     passed, failed, skipped = count_outcomes(report.read_text(encoding="utf-8"))
-    return Row(name, version, passed, failed, skipped, seconds)
+    note = "" if passed + failed + skipped else f"no test ran, see {log.name}"
+    return Row(name, version, passed, failed, skipped, seconds, note)
 
 
 def build_wheel(folder: Path, *, shared: bool) -> Path:

@@ -133,7 +133,7 @@ class FaissIndex(Engine):
         if kind in ("Flat", "SQ8"):
             self.efforts = (0,)
         elif kind.startswith("IVF"):
-            self.efforts = (2, 4, 8, 16, 32, 64, 128)
+            self.efforts = (2, 4, 8, 16, 32, 64, 128, 192, 256)
 
     @property
     def parameters(self) -> dict[str, Any]:
