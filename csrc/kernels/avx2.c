@@ -4,6 +4,7 @@
 #include "vex.h"
 
 #define TILE_CODES 2
+#define WIDE_DIMS 2048 /* of a query that is widened for a run: 4 KB of the first-level cache beside the codes */
 
 /* Loaded at offset `bytes`, its last `bytes` lanes are set: keeps the end of a load that overlaps what was done. */
 static const uint8_t keep_last_[32] = {0,   0,   0,   0,   0,   0,   0,   0,   0,   0,   0,   0,   0,   0,   0,   0,
@@ -38,21 +39,40 @@ static inline __m256i add_products_(__m256i sum_i32x8, __m256i code_i16x16, __m2
     return _mm256_add_epi32(sum_i32x8, _mm256_madd_epi16(code_i16x16, query_i16x16));
 }
 
+/* 16 values of a query from `at` on: as they come, or widened before. */
+typedef __m256i (*load_values_fn_)(const void *query, size_t at);
+
+MP_INLINE __m256i load_narrow_(const void *query, size_t at) {
+    return load_query_((const int8_t *)query + at);
+}
+
+MP_INLINE __m256i load_wide_(const void *query, size_t at) {
+    return _mm256_loadu_si256((const __m256i *)(const void *)((const int16_t *)query + at));
+}
+
 /* The products of one code, not yet added up. */
-MP_INLINE __m256i multiply_row_(const uint8_t *code, const int8_t *query, size_t dim) {
+MP_INLINE __m256i multiply_by_(load_values_fn_ load, const uint8_t *code, const void *query, size_t dim) {
     __m256i even_i32x8 = _mm256_setzero_si256(), odd_i32x8 = even_i32x8;
     size_t i = 0;
     for (; i + 32 <= dim; i += 32) {
-        even_i32x8 = add_products_(even_i32x8, load_code_(code + i), load_query_(query + i));
-        odd_i32x8 = add_products_(odd_i32x8, load_code_(code + i + 16), load_query_(query + i + 16));
+        even_i32x8 = add_products_(even_i32x8, load_code_(code + i), load(query, i));
+        odd_i32x8 = add_products_(odd_i32x8, load_code_(code + i + 16), load(query, i + 16));
     }
     if (i + 16 <= dim) {
-        even_i32x8 = add_products_(even_i32x8, load_code_(code + i), load_query_(query + i));
+        even_i32x8 = add_products_(even_i32x8, load_code_(code + i), load(query, i));
         i += 16;
     }
     if (i < dim)
-        odd_i32x8 = add_products_(odd_i32x8, load_code_tail_(code, dim, dim - i), load_query_tail_(query, dim));
+        odd_i32x8 = add_products_(odd_i32x8, load_code_tail_(code, dim, dim - i), load(query, dim < 16 ? 0 : dim - 16));
     return _mm256_add_epi32(even_i32x8, odd_i32x8);
+}
+
+MP_INLINE __m256i multiply_row_(const uint8_t *code, const void *query, size_t dim) {
+    return multiply_by_(load_narrow_, code, query, dim);
+}
+
+MP_INLINE __m256i multiply_wide_row_(const uint8_t *code, const void *query, size_t dim) {
+    return multiply_by_(load_wide_, code, query, dim);
 }
 
 MP_KERNEL(avx2)
@@ -82,7 +102,15 @@ static void mp_dot4_u8s8_avx2(const uint8_t *const codes[4], const int8_t *query
 MP_KERNEL(avx2)
 static void mp_run_u8s8_avx2(const uint8_t *codes, size_t stride, size_t n, const int8_t *query, size_t dim,
                              int32_t *dots) {
-    run_of_rows_(multiply_row_, codes, stride, n, query, dim, dots);
+    if (dim > WIDE_DIMS) {
+        run_of_rows_(multiply_row_, codes, stride, n, query, dim, dots);
+        return;
+    }
+    /* Widened once: for each code anew it would take as long as all the rest. */
+    int16_t wide[WIDE_DIMS];
+    for (size_t i = 0; i < dim; i += 16)
+        _mm256_storeu_si256((__m256i *)(void *)(wide + i), load_query_(query + i));
+    run_of_rows_(multiply_wide_row_, codes, stride, n, wide, dim, dots);
 }
 
 /* Lanes are queries, each as two int32 that are added up at the end: 16-bit products come in pairs. */

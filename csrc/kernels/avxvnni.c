@@ -35,7 +35,8 @@ static inline __m256i load_query_tail_(const int8_t *query, size_t dim) {
 }
 
 /* The products of one code, not yet added up. */
-MP_INLINE __m256i multiply_row_(const uint8_t *code, const int8_t *query, size_t dim) {
+MP_INLINE __m256i multiply_row_(const uint8_t *code, const void *values, size_t dim) {
+    const int8_t *query = values;
     __m256i even_i32x8 = _mm256_setzero_si256(), odd_i32x8 = even_i32x8;
     size_t i = 0;
     for (; i + 64 <= dim; i += 64) {

@@ -31,9 +31,9 @@ static inline __m256i add_products_(__m256i sum_i32x8, __m256i code_u4x64, __m25
 }
 
 /* The products of one code, not yet added up. */
-MP_INLINE __m256i multiply_row_(const uint8_t *code, const int8_t *query, size_t dim) {
+MP_INLINE __m256i multiply_row_(const uint8_t *code, const void *planes, size_t dim) {
     const size_t size = (dim + 1) / 2;
-    const int8_t *odd = query + mp_plane_bytes(dim);
+    const int8_t *query = planes, *odd = query + mp_plane_bytes(dim);
     __m256i sum_i32x8 = _mm256_setzero_si256();
     size_t i = 0;
     for (; i + 32 <= size; i += 32)

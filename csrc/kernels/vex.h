@@ -12,15 +12,15 @@ static inline __m128i reduce4_(__m256i a, __m256i b, __m256i c, __m256i d) {
     return _mm_add_epi32(_mm256_castsi256_si128(abcd_i32x8), _mm256_extracti128_si256(abcd_i32x8, 1));
 }
 
-/* A kernel's products of one code, not yet added up. */
-typedef __m256i (*mp_row_fn_)(const uint8_t *code, const int8_t *query, size_t dim);
+/* A kernel's products of one code, not yet added up; what it wants of a query is between it and its callers. */
+typedef __m256i (*mp_row_fn_)(const uint8_t *code, const void *query, size_t dim);
 
-MP_INLINE int32_t dot_of_row_(mp_row_fn_ multiply_row, const uint8_t *code, const int8_t *query, size_t dim) {
+MP_INLINE int32_t dot_of_row_(mp_row_fn_ multiply_row, const uint8_t *code, const void *query, size_t dim) {
     const __m256i sum_i32x8 = multiply_row(code, query, dim);
     return _mm_cvtsi128_si32(reduce4_(sum_i32x8, sum_i32x8, sum_i32x8, sum_i32x8));
 }
 
-MP_INLINE void run_of_rows_(mp_row_fn_ multiply_row, const uint8_t *codes, size_t stride, size_t n, const int8_t *query,
+MP_INLINE void run_of_rows_(mp_row_fn_ multiply_row, const uint8_t *codes, size_t stride, size_t n, const void *query,
                             size_t dim, int32_t *dots) {
     for (; n >= 4; n -= 4, codes += 4 * stride, dots += 4) {
         const __m256i first_i32x8 = multiply_row(codes, query, dim);
