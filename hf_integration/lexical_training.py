@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hf_integration.lexical import Bags, LexicalClassifier, make_bags, token_rarity
 
-__all__ = ["LexicalLoss", "cross_fitted_logits", "fit_lexical"]
+__all__ = ["LexicalLoss", "cross_fitted_logits", "fit_lexical", "weigh_texts"]
 
 LexicalLoss = Callable[[Tensor, Tensor], Tensor]
 """Mean loss, scalar, from logits ``[n, labels]`` and the rows (int64 ``[n]``) of the texts that they are of."""
@@ -22,37 +22,48 @@ _ITERATIONS = 100
 _FOLDS = 5
 
 
-def fit_lexical(classifier: LexicalClassifier, token_ids: Tensor, lengths: Tensor, loss: LexicalLoss) -> None:
-    """Solve for table and bias by L-BFGS, and take the rarities from the texts.
+def weigh_texts(classifier: LexicalClassifier, token_ids: Tensor, lengths: Tensor) -> Bags:
+    """Take the rarities from the training texts and return their bags.
 
     Args:
-        classifier: filled in place, on whatever device it is.
+        classifier: its rarities are filled in place, on whatever device it is.
         token_ids: int64 ``[T]``, packed, on the host.
         lengths: of the texts, int64 ``[n]``.
+    """
+    segment_ids = torch.repeat_interleave(lengths)
+    rarity = token_rarity(token_ids, segment_ids, len(lengths), len(classifier.rarity))
+    classifier.rarity.copy_(rarity)
+    return make_bags(token_ids, segment_ids, len(lengths), rarity)
+
+
+def fit_lexical(classifier: LexicalClassifier, bags: Bags, loss: LexicalLoss) -> None:
+    """Solve for table and bias by L-BFGS.
+
+    Args:
+        classifier: both are filled in place, on whatever device it is.
+        bags: of the training texts, see :func:`weigh_texts`.
         loss: convex in the logits.
     """
-    bags = _weighed(classifier, token_ids, lengths)
-    table, bias = _solve(bags, torch.arange(len(lengths)), classifier.table.shape, loss)
+    table, bias = _solve(bags, torch.arange(len(bags.sizes)), classifier.table.shape, loss)
     classifier.table.copy_(table)
     classifier.bias.copy_(bias)
 
 
-def cross_fitted_logits(classifier: LexicalClassifier, token_ids: Tensor, lengths: Tensor, loss: LexicalLoss) -> Tensor:
+def cross_fitted_logits(classifier: LexicalClassifier, bags: Bags, loss: LexicalLoss) -> Tensor:
     """Return for each text the logits of a classifier that was solved for without it, float32 ``[n, labels]``.
 
     Those of the classifier that has seen a text are surer than it will ever be of a new one: beside them there would be
     nothing left to learn.
 
     Args:
-        classifier: gives the sizes; only its rarities are filled.
-        token_ids: as for :func:`fit_lexical`.
-        lengths: as for :func:`fit_lexical`.
+        classifier: gives the sizes, and stays as it is.
+        bags: as for :func:`fit_lexical`.
         loss: as for :func:`fit_lexical`.
     """
-    bags = _weighed(classifier, token_ids, lengths)
-    folds = torch.arange(len(lengths)) % min(_FOLDS, len(lengths))
-    found = torch.zeros(len(lengths), classifier.table.shape[1])
-    for fold in range(min(_FOLDS, len(lengths))):
+    texts = len(bags.sizes)
+    folds = torch.arange(texts) % min(_FOLDS, texts)
+    found = torch.zeros(texts, classifier.table.shape[1])
+    for fold in range(min(_FOLDS, texts)):
         inside = folds == fold
         # A single text has no others to learn from.
         if bool(inside.all()):
@@ -61,13 +72,6 @@ def cross_fitted_logits(classifier: LexicalClassifier, token_ids: Tensor, length
         table, bias = _solve(_some(bags, ~inside), rows, classifier.table.shape, loss)
         found[inside] = classifier.of_bags(_some(bags, inside), table) + bias
     return found
-
-
-def _weighed(classifier: LexicalClassifier, token_ids: Tensor, lengths: Tensor) -> Bags:
-    segment_ids = torch.repeat_interleave(lengths)
-    rarity = token_rarity(token_ids, segment_ids, len(lengths), len(classifier.rarity))
-    classifier.rarity.copy_(rarity)
-    return make_bags(token_ids, segment_ids, len(lengths), rarity)
 
 
 def _some(bags: Bags, chosen: Tensor) -> Bags:

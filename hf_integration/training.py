@@ -14,7 +14,7 @@ from transformers import Trainer
 from hf_integration.base_model import PyramidModel
 from hf_integration.configuration_checks import is_regression
 from hf_integration.exit_training import CachedExits, collect_exit_states, distillation_loss
-from hf_integration.lexical_training import cross_fitted_logits, fit_lexical
+from hf_integration.lexical_training import cross_fitted_logits, fit_lexical, weigh_texts
 from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
 from mp_plugins import argument_error
 
@@ -227,10 +227,10 @@ class MagicPyramidTrainer(Trainer):
                 temperature=self.distillation_temperature,
             )
 
-        lengths = columns["attended"][:, 0]
-        unseen = cross_fitted_logits(classifier, cached.token_ids, lengths, loss)
+        bags = weigh_texts(classifier, cached.token_ids, columns["attended"][:, 0])
+        unseen = cross_fitted_logits(classifier, bags, loss)
         columns["pooled"][:, :, -unseen.shape[1] :] = unseen[:, None]
-        fit_lexical(classifier, cached.token_ids, lengths, loss)
+        fit_lexical(classifier, bags, loss)
 
     @contextmanager
     def _stage_settings(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import hf_integration
 from hf_integration.lexical import LexicalClassifier, make_bags, token_rarity
-from hf_integration.lexical_training import cross_fitted_logits, fit_lexical
+from hf_integration.lexical_training import cross_fitted_logits, fit_lexical, weigh_texts
 from mp_plugins import ArgumentError
 
 VOCABULARY = 11
@@ -81,7 +81,7 @@ def test_the_solution_is_the_minimum():
     texts, labels = corpus()
     ids, _, lengths = packed(texts)
     classifier = LexicalClassifier(VOCABULARY, 3)
-    fit_lexical(classifier, ids, lengths, class_loss(labels))
+    fit_lexical(classifier, weigh_texts(classifier, ids, lengths), class_loss(labels))
     rarity = classifier.rarity.tolist()
     # The whole problem once more, written densely.
     dense = torch.zeros(len(texts), VOCABULARY, dtype=torch.float64)
@@ -102,12 +102,13 @@ def test_cross_fitting_asks_who_has_not_seen_the_text():
     texts, labels = corpus(23)
     ids, _, lengths = packed(texts)
     classifier = LexicalClassifier(VOCABULARY, 3)
-    found = cross_fitted_logits(classifier, ids, lengths, class_loss(labels))
+    bags = weigh_texts(classifier, ids, lengths)
+    found = cross_fitted_logits(classifier, bags, class_loss(labels))
     assert not classifier.is_trained()
     # Whatever the class of the texts of a fold, what is said of them stays.
     changed = labels.clone()
     changed[2::5] = (labels[2::5] + 1) % 3
-    again = cross_fitted_logits(classifier, ids, lengths, class_loss(changed))
+    again = cross_fitted_logits(classifier, bags, class_loss(changed))
     assert torch.equal(found[2::5], again[2::5])
     assert not torch.equal(found[1::5], again[1::5])
 
@@ -117,8 +118,9 @@ def test_very_few_texts_are_no_error(count):
     texts, labels = corpus(count)
     ids, _, lengths = packed(texts)
     classifier = LexicalClassifier(VOCABULARY, 3)
-    assert cross_fitted_logits(classifier, ids, lengths, class_loss(labels)).isfinite().all()
-    fit_lexical(classifier, ids, lengths, class_loss(labels))
+    bags = weigh_texts(classifier, ids, lengths)
+    assert cross_fitted_logits(classifier, bags, class_loss(labels)).isfinite().all()
+    fit_lexical(classifier, bags, class_loss(labels))
     assert classifier.table.isfinite().all()
 
 
