@@ -47,7 +47,10 @@ class MagicPyramidTrainer(Trainer):
         stage: one of the four.
         head_learning_rate: of the pooler and the classifier in ``finetune``, which start untrained and lag behind at
             the backbone's; the same as the backbone's by default.
-        threshold_learning_rate: of the keep thresholds; their scale is that of the importance, 1 on average.
+        threshold_reach: how far a keep threshold (or a weight of a gate) travels in ``soft`` if its gradient always
+            points one way, as that of ``keep_penalty`` does, on a scale on which the average token has an importance
+            of 1. Its learning rate follows from this and the number of steps, for a schedule that falls to 0 linearly;
+            a constant one takes it twice as far.
         keep_penalty: weight of the share of tokens kept, mean over pruning layers and samples, in the loss of
             ``soft``.
         soft_temperature: of the sigmoid in ``soft``.
@@ -65,7 +68,7 @@ class MagicPyramidTrainer(Trainer):
         *args: Any,
         stage: str = "finetune",
         head_learning_rate: float | None = None,
-        threshold_learning_rate: float = 0.02,
+        threshold_reach: float = 0.1,
         keep_penalty: float = 0.1,
         soft_temperature: float = 0.1,
         distillation_weight: float = 0.5,
@@ -76,7 +79,7 @@ class MagicPyramidTrainer(Trainer):
             raise argument_error("stage", f"must be one of {', '.join(STAGES)}", repr(stage), "see MagicPyramidTrainer")
         if head_learning_rate is not None:
             _check_positive("head_learning_rate", head_learning_rate)
-        _check_positive("threshold_learning_rate", threshold_learning_rate)
+        _check_positive("threshold_reach", threshold_reach)
         _check_positive("soft_temperature", soft_temperature)
         _check_positive("distillation_temperature", distillation_temperature)
         if not keep_penalty >= 0:
@@ -99,7 +102,7 @@ class MagicPyramidTrainer(Trainer):
             )
         self.stage = stage
         self.head_learning_rate = head_learning_rate
-        self.threshold_learning_rate = threshold_learning_rate
+        self.threshold_reach = threshold_reach
         self.keep_penalty = keep_penalty
         self.soft_temperature = soft_temperature
         self.distillation_weight = distillation_weight
@@ -115,17 +118,28 @@ class MagicPyramidTrainer(Trainer):
             return super().train(*args, **kwargs)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """Give the keep thresholds, or the head, a group of their own with another learning rate."""
+        """Give the pruner, or the head, a group of its own with another learning rate."""
         fresh = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
-        if fresh and self.stage == "soft" and self.model.token_pruner is not None:
-            # Without decay, which would pull the thresholds towards keeping all.
-            _regroup(optimizer, list(self.model.token_pruner.parameters()), self.threshold_learning_rate, 0.0)
+        if fresh and self.stage == "soft":
+            # Without decay, which would pull the thresholds towards keeping all. Its rate is set with the schedule.
+            _regroup(optimizer, self._pruner_parameters(), self.args.learning_rate, 0.0)
         elif fresh and self.stage == "finetune" and self.head_learning_rate is not None:
             prefixes = (*self.model.family.head_prefixes, "qa_outputs.")
             head = [parameter for name, parameter in self.model.named_parameters() if name.startswith(prefixes)]
             _regroup(optimizer, head, self.head_learning_rate, self.args.weight_decay)
         return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """Set the learning rate of the pruner, which depends on the number of steps, before the schedule starts."""
+        own = {id(parameter) for parameter in self._pruner_parameters()}
+        groups = (self.optimizer if optimizer is None else optimizer).param_groups
+        if self.stage == "soft" and self.lr_scheduler is None:
+            for group in groups:
+                if group["params"] and id(group["params"][0]) in own:
+                    # A step of Adam is about as long as the rate, and the mean rate of the schedule half of the first.
+                    group["lr"] = 2 * self.threshold_reach / max(1, num_training_steps)
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
@@ -162,6 +176,10 @@ class MagicPyramidTrainer(Trainer):
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return 0 in ``exits``, whose batches have no tokens; otherwise the usual estimate."""
         return 0 if self.cached_exits is not None else int(super().floating_point_ops(inputs))
+
+    def _pruner_parameters(self) -> list[torch.nn.Parameter]:
+        pruner = self.model.token_pruner
+        return [] if pruner is None else list(pruner.parameters())
 
     def _share_kept(self, tokens_kept: Tensor, inputs: dict[str, Any]) -> Tensor:
         """Return the mean over samples and pruning layers of the share of live tokens kept, scalar."""

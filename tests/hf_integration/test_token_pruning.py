@@ -295,7 +295,7 @@ def test_the_soft_stage_trains_what_there_is_to_train(make_pyramid, train, prune
     fields = {"keep_rate": 0.5} if pruner == "top-k" else {}
     model = make_pyramid(trained=False, token_pruner=pruner, num_labels=2, **fields)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    batch = train(model, "soft", threshold_learning_rate=0.2, keep_penalty=5.0)
+    batch = train(model, "soft", threshold_reach=4.0, keep_penalty=5.0)
     changed = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"bert", "classifier"} | (set() if pruner == "top-k" else {"token_pruner"})
     model.eval()

@@ -90,14 +90,20 @@ def test_finetune_trains_the_backbone_alone_and_unpruned(model, train):
 
 def test_soft_moves_weights_and_thresholds_and_logs_what_is_kept(model, train):
     before = snapshot(model)
-    trainer = train(model, "soft", {"threshold_learning_rate": 0.1, "keep_penalty": 1.0})
+    trainer = train(model, "soft", {"threshold_reach": 0.9, "keep_penalty": 1.0})
     assert changed(model, before) == {"bert", "classifier", "token_pruner"}
     assert (model.token_pruner.keep_thresholds > 0.1).all()
     kept = [entry["kept"] for entry in trainer.state.log_history if "kept" in entry]
     assert kept[-1] < kept[0] <= 1
     own = trainer.optimizer.param_groups[-1]
-    assert (own["initial_lr"], own["weight_decay"]) == (0.1, 0.0)
+    assert (own["initial_lr"], own["weight_decay"]) == (2 * 0.9 / trainer.state.max_steps, 0.0)
     assert own["params"] == list(model.token_pruner.parameters())
+
+
+@pytest.mark.parametrize("epochs", [2, 12])
+def test_thresholds_travel_their_reach_whatever_the_number_of_steps(model, train, epochs):
+    train(model, "soft", {"threshold_reach": 0.2, "keep_penalty": 10.0}, num_train_epochs=epochs)
+    assert model.token_pruner.keep_thresholds.tolist() == pytest.approx([0.2] * 3, rel=0.2)
 
 
 def test_the_head_has_a_learning_rate_of_its_own(model, train):
@@ -234,7 +240,7 @@ def test_choosing_a_threshold_refuses_what_it_cannot_do(make_pyramid, make_batch
     [
         ({"stage": "warm"}, "stage"),
         ({"head_learning_rate": -1.0}, "head_learning_rate"),
-        ({"threshold_learning_rate": 0.0}, "threshold_learning_rate"),
+        ({"threshold_reach": 0.0}, "threshold_reach"),
         ({"keep_penalty": -1.0}, "keep_penalty"),
         ({"soft_temperature": 0.0}, "soft_temperature"),
         ({"distillation_weight": 1.5}, "distillation_weight"),

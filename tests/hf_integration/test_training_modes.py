@@ -189,7 +189,7 @@ def test_heads_that_read_every_token_train_to_prune(make_plain, rows, train, kin
     model = hf_integration.attach(family.plain_class(kind)(config))
     losses = train(model, "finetune", collate, {"head_learning_rate": 0.01}, num_train_epochs=15)
     assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
-    train(model, "soft", collate, {"threshold_learning_rate": 0.1, "keep_penalty": 1.0}, num_train_epochs=4)
+    train(model, "soft", collate, {"threshold_reach": 1.0, "keep_penalty": 1.0}, num_train_epochs=4)
     assert (model.token_pruner.keep_thresholds > 0.1).all()
     frozen = model.token_pruner.keep_thresholds.tolist()
     train(model, "hard", collate)

@@ -65,7 +65,7 @@ def assert_same(found, expected, radius, *, ordered=True, may_miss=False):
 
 
 def compared_with_faiss():
-    """What the release of FAISS searches by radius itself: 1.8 leaves out flat codes, and products below 0 in graphs."""
+    """What the release of FAISS searches by radius itself: 1.8 leaves out flat codes, and graphs below 0."""
     return [(kind, metric) for kind in KINDS for metric in sorted(METRICS) if finds_its_only_vector(kind, metric)]
 
 
