@@ -38,7 +38,7 @@ def python(program):
 
     Isolated: a checkout that tests are started in must not stand before what is installed.
     """
-    # FAISS before 1.11 asks NumPy 2 for names that it deprecates; that up to 1.13 crashes where this of SWIG is an error.
+    # FAISS before 1.11 asks NumPy 2 for names that it deprecates; up to 1.13 it crashes where this of SWIG is an error.
     own = ("default:numpy.core:DeprecationWarning", "default:builtin type:DeprecationWarning")
     warnings = ("-W", "error", *(word for warning in own for word in ("-W", warning)))
     command = [sys.executable, "-I", *warnings, "-c", textwrap.dedent(program)]
