@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from knn_adapters._validation import runtime_error
 
-__all__ = ["check_header", "write"]
+__all__ = ["check_header", "dimension_of", "write"]
 
 _HEADER = np.dtype(
     [
@@ -39,6 +39,16 @@ _HEADER = np.dtype(
 
 def check_header(path: str | os.PathLike[str], dim: int) -> None:
     """Raise a ``RuntimeArgumentError`` unless the file can be an index of this dimension, which hnswlib doesn't ask."""
+    found = dimension_of(path)
+    if found != dim:
+        raise runtime_error(
+            "Wrong dimensionality of the vectors", "path_to_index", f"must hold vectors of dimension {dim}",
+            str(found), "make the index with the dimension that it was saved with",
+        )  # fmt: skip
+
+
+def dimension_of(path: str | os.PathLike[str]) -> int:
+    """Return the dimension of the vectors in the file; raise a ``RuntimeArgumentError`` unless it can be an index."""
     size = Path(path).stat().st_size
     content = np.fromfile(path, _HEADER, 1) if size >= _HEADER.itemsize else np.empty(0, _HEADER)
     if not len(content):
@@ -47,14 +57,10 @@ def check_header(path: str | os.PathLike[str], dim: int) -> None:
     links = 4 + 4 * header["max_m0"]
     expected = {"offset_level0": 0, "data_offset": links, "max_m0": 2 * header["m"], "max_m": header["m"]}
     wrong = [name for name, value in expected.items() if header[name] != value]
-    if wrong or header["record_size"] != header["label_offset"] + 8 or header["count"] > size:
+    dim, rest = divmod(header["label_offset"] - header["data_offset"], 4)
+    if wrong or rest or dim < 1 or header["record_size"] != header["label_offset"] + 8 or header["count"] > size:
         raise _corrupted(f"a header whose {(wrong or ['record_size'])[0]} makes no sense")
-    found = (header["label_offset"] - header["data_offset"]) / 4
-    if found != dim:
-        raise runtime_error(
-            "Wrong dimensionality of the vectors", "path_to_index", f"must hold vectors of dimension {dim}",
-            f"{found:g}", "make the index with the dimension that it was saved with",
-        )  # fmt: skip
+    return int(dim)
 
 
 def write(

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 import mp_plugins
-from knn_adapters import _core
+from knn_adapters import _core, wrap_command
 from knn_adapters.adapters import AnnoyAdapter, FaissAdapter, HnswlibAdapter
 from knn_adapters.demo import IndexesPart
 from knn_adapters.quantizer import Quantizer
-from mp_plugins import DemoPart, Registry
+from mp_plugins import DemoPart, Registry, Subcommand
 
 __all__: list[str] = []
 
@@ -38,6 +38,12 @@ def mp_register_index_adapters(registry: Registry[Any]) -> None:
 def mp_register_diagnostics(registry: Registry[Callable[[], Mapping[str, str]]]) -> None:
     """Register the rows of ``magic-pyramid doctor``."""
     registry.register("knn_adapters", _diagnostics)
+
+
+@mp_plugins.hookimpl
+def mp_register_subcommands(registry: Registry[Subcommand]) -> None:
+    """Register ``wrap``."""
+    registry.register("wrap", wrap_command.SUBCOMMAND)
 
 
 @mp_plugins.hookimpl
