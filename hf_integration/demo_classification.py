@@ -25,7 +25,7 @@ from mp_plugins import DemoContext, Section
 
 __all__ = ["ClassificationPart"]
 
-# Sizes that keep the whole demo under eight minutes on two cores.
+# Sizes that keep the whole demo to a few minutes on two cores.
 _TRAIN_DOCUMENTS = 1200
 _HELD_OUT_DOCUMENTS = 500
 _TIMED_DOCUMENTS = 320
