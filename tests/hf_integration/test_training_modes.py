@@ -45,7 +45,7 @@ def collate_answers(some):
 
 
 @pytest.fixture
-def train(rows, tmp_path):
+def train(rows, tmp_path, monkeypatch):
     def make(model, stage, collate=collate_texts, options=None, **arguments):
         settings = {
             "num_train_epochs": 2,
@@ -55,6 +55,8 @@ def train(rows, tmp_path):
             "logging_steps": 1,
             **arguments,
         }
+        # Arguments of transformers 4 that ask for a precision leave it here for all that follow.
+        monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
         trainer = hf_integration.MagicPyramidTrainer(
             model=model,
             args=make_arguments(
@@ -134,7 +136,9 @@ def test_a_stage_trains_alike_under_gradient_checkpointing(make_pyramid, train, 
         found.append((train(model, stage, activation_checkpointing=checkpointing), model.state_dict()))
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-3)
     for name, tensor in found[0][1].items():
-        torch.testing.assert_close(found[1][1][name], tensor, atol=1e-3, rtol=1e-2, msg=name)
+        # The bias of keys cancels in the softmax: its gradient is rounding, which the optimiser scales up.
+        if not name.endswith("key.bias"):
+            torch.testing.assert_close(found[1][1][name], tensor, atol=1e-3, rtol=1e-2, msg=name)
 
 
 @pytest.mark.parametrize("pruner", ["attention", "gate"])
