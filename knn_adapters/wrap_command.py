@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,9 @@ _METRICS = {"faiss": (), "hnswlib": ("l2", "ip", "cosine"), "annoy": ("angular",
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="IN", type=Path, help="index file of FAISS, hnswlib or Annoy")
     parser.add_argument("target", metavar="OUT", type=Path, help="file to write")
-    parser.add_argument("--library", choices=sorted(_METRICS), help="whose file IN is (default: what it looks like)")
+    parser.add_argument(
+        "--library", dest="origin", choices=sorted(_METRICS), help="whose file IN is (default: what it looks like)"
+    )
     parser.add_argument("--metric", help="hnswlib: l2, ip or cosine; Annoy: angular, euclidean or dot")
     parser.add_argument("--dim", type=int, metavar="D", help="dimension of the vectors; Annoy only")
     parser.add_argument("--bits", type=int, choices=(4, 8), help="bits per dimension (default: 8)")
@@ -56,11 +59,10 @@ def _run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"`IN` must be a file, got {source}: see --help")
     if target.exists() and not arguments.overwrite:
         raise UsageError(f"`OUT` must not exist, got {target}: pass --overwrite to replace it")
-    library = arguments.library or _looks_like(source)
+    library = arguments.origin or _looks_like(source)
     _check_options(library, arguments)
     size = source.stat().st_size
-    _say(f"reading {source} as a file of {library}")
-    figures = _WRAPPERS[library](arguments)
+    figures = _wrap(library, arguments)
     sizes = {"bytes_in": size, "bytes_out": target.stat().st_size}
     if arguments.json:
         print(json.dumps({"library": library, **sizes, **asdict(figures)}, indent=2))
@@ -96,64 +98,57 @@ def _check_options(library: str, arguments: argparse.Namespace) -> None:
         raise UsageError(f"`--dim` must be left out for {library}, whose files have it, got {arguments.dim}")
 
 
-def _wrapped(index: Any, arguments: argparse.Namespace) -> Any:
-    from knn_adapters import wrap
+def _wrap(library: str, arguments: argparse.Namespace) -> IndexStats:
+    """Read, quantize and write; return the figures of what was written."""
+    from knn_adapters import stats, wrap
 
+    _say(f"reading {arguments.source} as a file of {library}")
+    try:
+        index = _READERS[library](str(arguments.source), arguments)
+    except (RuntimeError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [""])[-1]
+        message = f"`IN` cannot be read as a file of {library}, got {arguments.source}: {reason}"
+        raise MagicPyramidError(message) from error
     _say("quantizing")
-    made = wrap(index, bits=arguments.bits, rescore=arguments.rescore)
-    _say(f"writing {arguments.target}")
-    return made
-
-
-def _wrap_faiss(arguments: argparse.Namespace) -> IndexStats:
-    from knn_adapters import export, stats
-
-    try:
-        index = original("faiss").read_index(str(arguments.source))
-    except RuntimeError as error:
-        raise _unreadable("FAISS", arguments.source, error) from error
-    wrapped = _wrapped(index, arguments)
-    export(wrapped, arguments.target)
-    return stats(wrapped)
-
-
-def _wrap_hnswlib(arguments: argparse.Namespace) -> IndexStats:
-    from knn_adapters import stats
-
-    try:
-        index = original("hnswlib").Index(arguments.metric, dimension_of(arguments.source))
-        index.load_index(str(arguments.source))
-    except RuntimeError as error:
-        raise _unreadable("hnswlib", arguments.source, error) from error
-    wrapped = _wrapped(index, arguments)
-    wrapped.save_index(arguments.target)
-    return stats(wrapped)
-
-
-def _wrap_annoy(arguments: argparse.Namespace) -> IndexStats:
-    from knn_adapters import stats
-
-    index = original("annoy").AnnoyIndex(arguments.dim, arguments.metric)
-    try:
-        index.load(str(arguments.source))
-    except OSError as error:
-        raise _unreadable("Annoy", arguments.source, error) from error
-    wrapped = _wrapped(index, arguments)
+    wrapped = wrap(index, bits=arguments.bits, rescore=arguments.rescore)
     figures = stats(wrapped)
-    wrapped.save(str(arguments.target))
+    _say(f"writing {arguments.target}")
+    _WRITERS[library](wrapped, str(arguments.target))
     return figures
 
 
-_WRAPPERS = {"faiss": _wrap_faiss, "hnswlib": _wrap_hnswlib, "annoy": _wrap_annoy}
+def _read_faiss(path: str, _: argparse.Namespace) -> Any:
+    return original("faiss").read_index(path)
+
+
+def _read_hnswlib(path: str, arguments: argparse.Namespace) -> Any:
+    index = original("hnswlib").Index(arguments.metric, dimension_of(path))
+    index.load_index(path)
+    return index
+
+
+def _read_annoy(path: str, arguments: argparse.Namespace) -> Any:
+    index = original("annoy").AnnoyIndex(arguments.dim, arguments.metric)
+    index.load(path)
+    return index
+
+
+def _write_faiss(index: Any, path: str) -> None:
+    from knn_adapters import export
+
+    export(index, path)
+
+
+_READERS = {"faiss": _read_faiss, "hnswlib": _read_hnswlib, "annoy": _read_annoy}
+_WRITERS: dict[str, Callable[[Any, str], object]] = {
+    "faiss": _write_faiss,
+    "hnswlib": lambda index, path: index.save_index(path),
+    "annoy": lambda index, path: index.save(path),
+}
 
 
 def _say(step: str) -> None:
     print(f"{step} ...", file=sys.stderr, flush=True)
-
-
-def _unreadable(library: str, path: Path, error: Exception) -> MagicPyramidError:
-    reason = (str(error).strip().splitlines() or [""])[-1]
-    return MagicPyramidError(f"`IN` cannot be read as a file of {library}, got {path}: {reason}")
 
 
 SUBCOMMAND = Subcommand(

@@ -136,9 +136,9 @@ def test_a_stage_trains_alike_under_gradient_checkpointing(make_pyramid, train, 
         found.append((train(model, stage, activation_checkpointing=checkpointing), model.state_dict()))
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-3)
     for name, tensor in found[0][1].items():
-        # The bias of keys cancels in the softmax: its gradient is rounding, which the optimiser scales up.
-        if not name.endswith("key.bias"):
-            torch.testing.assert_close(found[1][1][name], tensor, atol=1e-3, rtol=1e-2, msg=name)
+        # The bias of keys cancels in the softmax: its gradient is rounding, which the optimiser scales up to steps.
+        atol = 0.05 if name.endswith("key.bias") else 1e-3
+        torch.testing.assert_close(found[1][1][name], tensor, atol=atol, rtol=1e-2, msg=name)
 
 
 @pytest.mark.parametrize("pruner", ["attention", "gate"])
