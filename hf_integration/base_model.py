@@ -16,6 +16,7 @@ from hf_integration import compatibility
 from hf_integration.compatibility import PreTrainedConfig
 from hf_integration.configuration_magic_pyramid import MagicPyramidConfig, config_class, family_of, speed_settings
 from hf_integration.early_exit import ExitCriterion, InternalClassifier
+from hf_integration.flops import ModelShape
 from hf_integration.inputs import BatchInputs
 from hf_integration.layouts import Layout
 from hf_integration.lexical import LexicalClassifier
@@ -80,6 +81,7 @@ class PyramidModel(compatibility.KeepsOwnParameters, PreTrainedModel):
             made.check(config)
             self.token_pruner = made(config)
         self._add_modules(plugins)
+        self.shape = ModelShape.of(config)
         # A second time, for the modules above; those that are initialised already are left alone.
         self.post_init()
 
@@ -108,10 +110,17 @@ class PyramidModel(compatibility.KeepsOwnParameters, PreTrainedModel):
             self.attached_to = (plain,)
         return self.attached_to[0]
 
-    def pruning_macs(self, *, soft: bool = False) -> int:
-        """Return the multiply-accumulates of the pruner for each token that enters a pruning layer, at the settings."""
-        pruner = self.token_pruner
-        return 0 if pruner is None or not (soft or pruner.is_active()) else pruner.macs_per_token
+    def prunes(self) -> bool:
+        """Tell whether any layer can drop a token at the present settings."""
+        return self.token_pruner is not None and self.token_pruner.is_active()
+
+    def pruning_macs(self, *, pruned: bool) -> int:
+        """Return the multiply-accumulates of the pruner for each token that enters a pruning layer.
+
+        Args:
+            pruned: it is at work.
+        """
+        return self.token_pruner.macs_per_token if pruned and self.token_pruner is not None else 0
 
     def set_speed(
         self,
@@ -236,7 +245,7 @@ class PyramidModel(compatibility.KeepsOwnParameters, PreTrainedModel):
         return layout
 
     def _is_neutral(self) -> bool:
-        return self.token_pruner is None or not self.token_pruner.is_active()
+        return not self.prunes()
 
     def _add_states(self, output: Any, inputs: Mapping[str, Tensor | None], wanted: Mapping[str, bool | None]) -> None:
         """Fill in the hidden states and attentions, where ``wanted`` or else the configuration asks for them."""

@@ -45,6 +45,8 @@ class EncoderResult:
         kept: tokens that pruning left after each layer: int64, or float32 with gradients if soft.
         pooled: ``[batch, exits, features]`` if recorded; see :class:`~hf_integration.early_exit.InternalClassifiers`.
         exits_asked: depths at which internal classifiers were asked.
+        layers_run: how many layers anybody entered.
+        pruned: the pruner was at work in them.
     """
 
     logits: Tensor
@@ -53,6 +55,8 @@ class EncoderResult:
     kept: Tensor
     pooled: Tensor | None
     exits_asked: tuple[int, ...]
+    layers_run: int
+    pruned: bool
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,13 @@ class TokenResult:
         states: last state of every live token of the batch, ``[T, hidden_size]``.
         attended: tokens that entered each layer, int64 ``[batch, layers]``.
         kept: tokens that pruning left after each layer: int64, or float32 with gradients if soft.
+        pruned: the pruner was at work.
     """
 
     states: Tensor
     attended: Tensor
     kept: Tensor
+    pruned: bool
 
 
 @dataclass
@@ -106,16 +112,21 @@ class _Ledger:
         self.logits.append(logits)
         self.depths.append(depth)
 
-    def result(self) -> EncoderResult:
-        order = torch.cat(self.sample_ids).argsort()
+    def result(self, *, layers_run: int, pruned: bool) -> EncoderResult:
         depths = [torch.full_like(ids, depth) for ids, depth in zip(self.sample_ids, self.depths, strict=True)]
+        logits, exit_layer = self.logits[0], depths[0]
+        if len(depths) > 1:
+            order = torch.cat(self.sample_ids).argsort()
+            logits, exit_layer = torch.cat(self.logits)[order], torch.cat(depths)[order]
         return EncoderResult(
-            logits=torch.cat(self.logits)[order],
-            exit_layer=torch.cat(depths)[order],
+            logits=logits,
+            exit_layer=exit_layer,
             attended=self.attended,
             kept=self.all_kept(),
             pooled=torch.stack(self.pooled, dim=1) if self.pooled else None,
             exits_asked=tuple(self.exits_asked),
+            layers_run=layers_run,
+            pruned=pruned,
         )
 
 
@@ -141,7 +152,7 @@ class TokenEncoder:
             ledger.enter(depth, layout)
             self._run_layer(depth + 1, layout, soft_temperature, active=active)
             ledger.leave(depth, layout)
-        return TokenResult(layout.last_states(), ledger.attended, ledger.all_kept())
+        return TokenResult(layout.last_states(), ledger.attended, ledger.all_kept(), active)
 
     def _is_active(self, soft_temperature: float | None) -> bool:
         return self.pruner is not None and (soft_temperature is not None or self.pruner.is_active())
@@ -191,13 +202,14 @@ class PyramidEncoder(TokenEncoder):
             options: what the pass does.
             lexical: logits of the lexical classifier ``[batch, labels]``, if the internal classifiers read them.
         """
-        last = len(self.layers) - 1
+        last, active = len(self.layers) - 1, False
         ledger = _Ledger.of(layout, len(self.layers))
-        active = self._is_active(options.soft_temperature)
         for depth, layer in enumerate(self.layers):
-            self._offer_exit(depth, layout, options, lexical, ledger)
-            if not layout.packing.lengths:
-                break
+            if self._offer_exit(depth, layout, options, lexical, ledger):
+                return ledger.result(layers_run=depth, pruned=active)
+            if depth == 0:
+                # Not before: many texts never get here.
+                active = self._is_active(options.soft_temperature)
             ledger.enter(depth, layout)
             if depth == last:
                 pooled = layout.run_last(layer, self.pooling)
@@ -205,20 +217,21 @@ class PyramidEncoder(TokenEncoder):
             else:
                 self._run_layer(depth + 1, layout, options.soft_temperature, active=active)
             ledger.leave(depth, layout)
-        return ledger.result()
+        return ledger.result(layers_run=len(self.layers), pruned=active)
 
     def _offer_exit(
         self, depth: int, layout: Layout, options: RunOptions, lexical: Tensor | None, ledger: _Ledger
-    ) -> None:
+    ) -> bool:
+        """Let those go who are sure enough at ``depth``; return whether all have left."""
         forced = depth == options.max_layers
         if depth not in self.classifiers.depths or not (forced or options.exit_threshold > 0 or options.record_pooled):
-            return
+            return False
         pooled = layout.pool()
         if lexical is not None:
             pooled = torch.cat((pooled, lexical[layout.packing.sample_ids].to(pooled.dtype)), dim=1)
         if options.record_pooled:
             ledger.pooled.append(pooled)
-            return
+            return False
         ledger.exits_asked.append(depth)
         logits = self.classifiers(depth, pooled)
         history = logits[:, None] if ledger.history is None else torch.cat((ledger.history, logits[:, None]), dim=1)
@@ -226,8 +239,13 @@ class PyramidEncoder(TokenEncoder):
             leaving = torch.ones_like(logits[:, 0], dtype=torch.bool)
         else:
             leaving = should_exit(self.criterion(ExitEvidence(depth, history, pooled)), options.exit_threshold)
-        if leaving.any():
+        count = int(leaving.sum())
+        if count == len(leaving):
+            ledger.let_go(layout.packing.sample_ids, logits, depth)
+            return True
+        if count:
             ledger.let_go(layout.packing.sample_ids[leaving], logits[leaving], depth)
             layout.leave(~leaving)
             history = history[~leaving]
         ledger.history = history
+        return False

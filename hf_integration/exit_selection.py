@@ -166,8 +166,8 @@ class RecordedExits:
             self.kept * ran,
             self.attended[:, 0],
             exits,
-            model.config,
-            exit_outputs=model.config.num_labels + model.exit_criterion.outputs,
+            model.shape,
+            exit_outputs=model.shape.labels + model.exit_criterion.outputs,
             pruning_macs=self.pruning_macs,
         )
 
@@ -214,5 +214,5 @@ def record_exits(
         depths=torch.tensor([*classifiers.depths, config.num_hidden_layers]),
         attended=columns["attended"],
         kept=columns["kept"],
-        pruning_macs=model.pruning_macs(),
+        pruning_macs=model.pruning_macs(pruned=model.prunes()),
     )

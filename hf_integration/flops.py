@@ -9,7 +9,8 @@ terms). Masked execution reports what compact execution of the same decisions co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,10 +21,61 @@ from mp_plugins import argument_error
 
 if TYPE_CHECKING:
     from hf_integration.compatibility import PreTrainedConfig
-    from hf_integration.configuration_magic_pyramid import MagicPyramidConfig
     from hf_integration.model_family import ModelFamily
 
-__all__ = ["baseline_flops", "pyramid_flops", "token_level_flops"]
+__all__ = ["ModelShape", "baseline_flops", "pyramid_flops", "token_level_flops"]
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What the counts depend on, read once: reading a field of a configuration takes microseconds in transformers 5.
+
+    Attributes:
+        config: that it was read from, plain or of ours.
+        family: of the model.
+        layers: how many.
+        width: ``hidden_size``.
+        inner: width of the feed-forward part.
+        labels: numbers that the head gives.
+        embedding_macs: multiply-accumulates of each token in the embeddings.
+        lexical: exits read the tokens themselves.
+        reads_every_token: the last layer goes on with every token, for a head that reads their mean.
+        pruning_columns: layers that prune, from 0.
+    """
+
+    config: Any
+    family: ModelFamily
+    layers: int
+    width: int
+    inner: int
+    labels: int
+    embedding_macs: int
+    lexical: bool
+    reads_every_token: bool
+    pruning_columns: list[int]
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig) -> ModelShape:
+        """Read the shape of a model."""
+        family = getattr(config, "family", None) or family_of(config.model_type, "config")
+        return cls(
+            config=config,
+            family=family,
+            layers=config.num_hidden_layers,
+            width=config.hidden_size,
+            # DistilBERT's name for it is the only one that its attribute_map does not translate.
+            inner=int(config.hidden_dim if hasattr(config, "hidden_dim") else config.intermediate_size),
+            labels=config.num_labels,
+            embedding_macs=_embedding_macs(config),
+            lexical=getattr(config, "lexical_exits", False),
+            reads_every_token=family.pooling(config) == "mean",
+            pruning_columns=[depth - 1 for depth in getattr(config, "pruning_depths", ())],
+        )
+
+    @property
+    def head_macs(self) -> int:
+        """Multiply-accumulates of the head: a pooler, and a classifier."""
+        return self.width * (self.width + self.labels)
 
 
 def baseline_flops(
@@ -50,13 +102,11 @@ def baseline_flops(
         lengths = torch.full_like(lengths, max_length)
     elif padding != "none":
         raise argument_error("padding", "must be 'none', 'longest' or 'max_length'", repr(padding), "use 'none'")
-    tokens = lengths.double()
-    family = getattr(config, "family", None) or family_of(config.model_type, "config")
-    layer = _layer_macs(tokens, tokens, config, family)
-    distances = family.relative_macs(config, tokens, tokens, None)
+    tokens, shape = lengths.double(), ModelShape.of(config)
+    layer = _layer_macs(tokens, tokens, shape)
+    distances = shape.family.relative_macs(config, tokens, tokens, None)
     layer = layer if distances is None else layer + distances
-    macs = config.num_hidden_layers * layer + _embedding_macs(tokens, config)
-    flops: Tensor = 2 * (macs + _head_macs(config))
+    flops: Tensor = 2 * (shape.layers * layer + shape.embedding_macs * tokens + shape.head_macs)
     return flops
 
 
@@ -65,7 +115,7 @@ def pyramid_flops(
     kept: Tensor,
     lengths: Tensor,
     exits: Sequence[int],
-    config: MagicPyramidConfig,
+    shape: ModelShape,
     *,
     exit_outputs: int,
     pruning_macs: int,
@@ -73,32 +123,37 @@ def pyramid_flops(
     """Return the operations of one pass, float32 ``[batch]``.
 
     Args:
-        attended: tokens that entered each layer, int64 ``[batch, layers]``, 0 where a sample had left.
+        attended: tokens that entered each layer, int64 ``[batch, layers]``, 0 where a sample had left; layers that
+            nobody entered may be left out at the end.
         kept: tokens that went on to the feed-forward part, likewise.
         lengths: live tokens at the embeddings, int64 ``[batch]``.
         exits: depths at which internal classifiers were asked, ascending.
-        config: shapes of the model.
+        shape: of the model.
         exit_outputs: numbers computed from the pooled state at each exit: the logits, and what a criterion adds.
         pruning_macs: multiply-accumulates of the pruner for each token that enters a pruning layer.
     """
+    # Of the lexical sums at most, because a token that occurs twice is looked up once.
+    of_each_token = 2 * (shape.embedding_macs + (shape.labels if exits and shape.lexical else 0))
+    total, last = of_each_token * lengths.double(), shape.layers - 1
     n_attended, n_kept = attended.double(), kept.double()
-    total = 2 * (_layers_macs(n_attended[:, :-1], n_kept[:, :-1], lengths, config) + _embedding_macs(lengths, config))
-    total = total + 2 * _pruning_macs(n_attended, pruning_macs, config)
-    reached_head = n_attended[:, -1] > 0
-    total = total + reached_head * 2 * (_last_layer_macs(n_attended[:, -1], lengths, config) + _head_macs(config))
-    # Tokens that an internal classifier at each depth pools over; 0 = the sample did not get there.
-    pooled = torch.cat((lengths[:, None].double(), n_kept), dim=1)
-    if exits and config.lexical_exits:
-        # At most, because a token that occurs twice is looked up once.
-        total = total + 2 * config.num_labels * lengths
-    for depth in exits:
-        classifier = 2 * pooled_size(config.hidden_size) * exit_outputs
-        total = total + (pooled[:, depth] > 0) * (2 * config.hidden_size * pooled[:, depth] + classifier)
+    if attended.shape[1]:
+        total = total + 2 * _layers_macs(n_attended[:, :last], n_kept[:, :last], lengths, shape)
+    if pruning_macs:
+        columns = [column for column in shape.pruning_columns if column < attended.shape[1]]
+        total = total + 2 * pruning_macs * n_attended[:, columns].sum(1)
+    if attended.shape[1] > last:
+        entered = n_attended[:, last]
+        total = total + (entered > 0) * 2 * (_last_layer_macs(entered, lengths, shape) + shape.head_macs)
+    if exits:
+        # Tokens that an internal classifier at each depth pools over; 0 = the sample did not get there.
+        pooled = torch.cat((lengths[:, None].double(), n_kept), dim=1)[:, list(exits)]
+        classifier = 2 * pooled_size(shape.width) * exit_outputs
+        total = total + ((pooled > 0) * (2 * shape.width * pooled + classifier)).sum(1)
     return total.float()
 
 
 def token_level_flops(
-    attended: Tensor, kept: Tensor, lengths: Tensor, outputs: int, config: MagicPyramidConfig, *, pruning_macs: int
+    attended: Tensor, kept: Tensor, lengths: Tensor, outputs: int, shape: ModelShape, *, pruning_macs: int
 ) -> Tensor:
     """Return the operations of one pass of a head that reads every token, float32 ``[batch]``.
 
@@ -107,61 +162,46 @@ def token_level_flops(
         kept: tokens that went on to the feed-forward part, likewise.
         lengths: live tokens, int64 ``[batch]``.
         outputs: numbers that the head gives for each token.
-        config: shapes of the model.
+        shape: of the model.
         pruning_macs: as for :func:`pyramid_flops`.
     """
-    macs = _layers_macs(attended.double(), kept.double(), lengths, config) + _embedding_macs(lengths, config)
-    macs = macs + _pruning_macs(attended.double(), pruning_macs, config)
-    dense = config.hidden_size**2 if outputs and config.family.dense_token_heads else 0
-    flops: Tensor = 2 * (macs + lengths * (dense + config.hidden_size * outputs))
+    macs = _layers_macs(attended.double(), kept.double(), lengths, shape)
+    macs = macs + pruning_macs * attended[:, shape.pruning_columns].sum(1)
+    dense = shape.width**2 if outputs and shape.family.dense_token_heads else 0
+    flops: Tensor = 2 * (macs + lengths * (shape.embedding_macs + dense + shape.width * outputs))
     return flops.float()
 
 
-def _layers_macs(n_attended: Tensor, n_kept: Tensor, lengths: Tensor, config: MagicPyramidConfig) -> Tensor:
+def _layers_macs(n_attended: Tensor, n_kept: Tensor, lengths: Tensor, shape: ModelShape) -> Tensor:
     """Those of several layers, ``[batch, layers]`` each, with what distances cost; summed to ``[batch]``."""
-    family = config.family
-    macs = _layer_macs(n_attended, n_kept, config, family)
-    distances = family.relative_macs(config, n_attended, n_attended, lengths)
+    macs = _layer_macs(n_attended, n_kept, shape)
+    distances = shape.family.relative_macs(shape.config, n_attended, n_attended, lengths)
     return (macs if distances is None else macs + distances).sum(1)
 
 
-def _layer_macs(n_attended: Tensor, n_kept: Tensor, config: PreTrainedConfig, family: ModelFamily) -> Tensor:
+def _layer_macs(n_attended: Tensor, n_kept: Tensor, shape: ModelShape) -> Tensor:
     """2 d n_a^2 for the attention, 3 d^2 n_a for its inputs, (d^2 + 2 d m) n_f for its output and the feed-forward."""
-    width, inner = config.hidden_size, _inner_size(config)
-    token_wise = (width * width + family.feed_forward_matrices * width * inner) * n_kept
-    attention = 2 * width * n_attended**2 + 3 * width * width * n_attended
-    macs: Tensor = attention + token_wise
+    width = shape.width
+    token_wise = (width * width + shape.family.feed_forward_matrices * width * shape.inner) * n_kept
+    macs: Tensor = n_attended * (2 * width * n_attended + 3 * width * width) + token_wise
     return macs
 
 
-def _last_layer_macs(n_attended: Tensor, lengths: Tensor, config: MagicPyramidConfig) -> Tensor:
+def _last_layer_macs(n_attended: Tensor, lengths: Tensor, shape: ModelShape) -> Tensor:
     """As a layer in which only [CLS] asks and goes on, unless the head reads every token."""
-    family, width, inner = config.family, config.hidden_size, _inner_size(config)
-    if family.pooling(config) == "mean":
-        return _layers_macs(n_attended[:, None], n_attended[:, None], lengths, config)
-    projections = (3 if family.fused_projections else 2) * width * width * n_attended
+    family, width = shape.family, shape.width
+    if shape.reads_every_token:
+        return _layers_macs(n_attended[:, None], n_attended[:, None], lengths, shape)
+    projections = (3 if family.fused_projections else 2) * width * width
     query = 0 if family.fused_projections else width * width
-    token_wise = query + width * width + family.feed_forward_matrices * width * inner
-    macs: Tensor = projections + 2 * width * n_attended + token_wise
-    distances = family.relative_macs(config, 1, n_attended, lengths)
+    of_first = query + width * width + family.feed_forward_matrices * width * shape.inner
+    macs: Tensor = (projections + 2 * width) * n_attended + of_first
+    distances = family.relative_macs(shape.config, 1, n_attended, lengths)
     return macs if distances is None else macs + distances
 
 
-def _pruning_macs(n_attended: Tensor, macs_per_token: int, config: MagicPyramidConfig) -> Tensor:
-    return macs_per_token * n_attended[:, [depth - 1 for depth in config.pruning_depths]].sum(1)
-
-
-def _embedding_macs(tokens: Tensor, config: PreTrainedConfig) -> Tensor:
+def _embedding_macs(config: PreTrainedConfig) -> int:
     """As ELECTRA projects embeddings that are narrower than its layers, and ALBERT projects all."""
     narrow = getattr(config, "embedding_size", config.hidden_size)
     projects = narrow != config.hidden_size or hasattr(config, "num_hidden_groups")
-    return tokens * (narrow * config.hidden_size if projects else 0)
-
-
-def _inner_size(config: PreTrainedConfig) -> int:
-    # DistilBERT's name for it is the only one that its attribute_map does not translate.
-    return int(config.hidden_dim if hasattr(config, "hidden_dim") else config.intermediate_size)
-
-
-def _head_macs(config: PreTrainedConfig) -> int:
-    return int(config.hidden_size * (config.hidden_size + config.num_labels))
+    return int(narrow * config.hidden_size) if projects else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from hf_integration.layouts import CompactLayout, Layout
 from hf_integration.masked_layout import MaskedLayout
 from hf_integration.model_family import ModelFamily
-from hf_integration.packing import unpad
+from hf_integration.packing import Packing, unpad
 from hf_integration.places import Places
 from mp_plugins import argument_error
 
@@ -63,10 +64,23 @@ class BatchInputs:
         fields["input_ids" if tokens.dim() == 2 else "inputs_embeds"] = tokens
         return cls(fields, _filled("attention_mask", given.get("attention_mask"), torch.ones_like(zeros)))
 
-    @property
+    @cached_property
     def live(self) -> Tensor:
         """The tokens that are no padding, bool ``[batch, seq]``."""
         return self.attention_mask != 0
+
+    @property
+    def packing(self) -> Packing:
+        """Which live tokens belong to which sample."""
+        return self._unpadded[1]
+
+    def packed(self, field: Tensor) -> Tensor:
+        """Return the values at the live tokens, ``[T, ...]``, of ``[batch, seq, ...]``."""
+        return field.flatten(0, 1)[self._unpadded[0]]
+
+    @cached_property
+    def _unpadded(self) -> tuple[Tensor | slice, Packing]:
+        return unpad(self.attention_mask)
 
     def lay_out(
         self,
@@ -90,15 +104,14 @@ class BatchInputs:
             soft: the tokens get weights (not with ``compact``).
             retain: keep the last states of dropped tokens.
         """
-        rows, packing = unpad(self.attention_mask)
-        protected = self._protected(protected_ids)
-        packed = {name: field.flatten(0, 1)[rows][None] for name, field in self.fields.items()} if compact else {}
+        packing, protected = self.packing, self._protected(protected_ids)
+        packed = {name: self.packed(field)[None] for name, field in self.fields.items()} if compact else {}
         hidden = family.embed(backbone, **(packed or self.fields))
         relative = family.relative_positions(backbone, self.fields["position_ids"], hidden)
         places = None
         if relative is not None:
-            width = self.live.shape[1]
-            slots = rows % width if compact else torch.arange(width, device=rows.device)
+            slots = torch.arange(self.live.shape[1], device=hidden.device)
+            slots = self.packed(slots.expand(self.live.shape)) if compact else slots
             positions = packed["position_ids"][0] if compact else self.fields["position_ids"]
             places = Places(relative, slots, positions)
         if not compact:
@@ -119,7 +132,7 @@ class BatchInputs:
             num_heads,
             packing,
             hidden[0],
-            protected.flatten()[rows],
+            self.packed(protected),
             backbone=backbone,
             places=places,
             retain=retain,

@@ -15,7 +15,6 @@ from hf_integration.inputs import BatchInputs
 from hf_integration.lexical import LexicalClassifier
 from hf_integration.losses import classification_loss
 from hf_integration.outputs import ExitStates, MagicPyramidSequenceClassifierOutput
-from hf_integration.packing import Packing
 from mp_plugins import argument_error, load_registry
 
 __all__ = ["MagicPyramidForSequenceClassification"]
@@ -130,20 +129,19 @@ class MagicPyramidForSequenceClassification(PyramidModel):
         inputs = self._checked(**given)
         options = self._options(soft_temperature=soft_temperature)
         result = self._run(inputs, options)
-        lengths = (inputs.attention_mask != 0).sum(1)
         output = MagicPyramidSequenceClassifierOutput(
             loss=None if labels is None else classification_loss(result.logits, labels, self.config),
             logits=result.logits,
             exit_layer=result.exit_layer,
             tokens_kept=result.kept,
             flops=pyramid_flops(
-                result.attended,
-                result.kept.detach(),
-                lengths,
+                result.attended[:, : result.layers_run],
+                result.kept.detach()[:, : result.layers_run],
+                inputs.packing.length_tensor,
                 result.exits_asked,
-                self.config,
-                exit_outputs=self.config.num_labels + self.exit_criterion.outputs,
-                pruning_macs=self.pruning_macs(soft=soft_temperature is not None),
+                self.shape,
+                exit_outputs=self.shape.labels + self.exit_criterion.outputs,
+                pruning_macs=self.pruning_macs(pruned=result.pruned),
             ),
         )
         self._add_states(
@@ -204,15 +202,15 @@ class MagicPyramidForSequenceClassification(PyramidModel):
             pooling=self.family.pooling(self.config),
         )
         asks = options.exit_threshold > 0 or options.max_layers is not None or options.record_pooled
-        return encoder.run(layout, options, self._lexical_logits(inputs, layout.packing) if asks else None)
+        return encoder.run(layout, options, self._lexical_logits(inputs) if asks else None)
 
-    def _lexical_logits(self, inputs: BatchInputs, packing: Packing) -> Tensor | None:
+    def _lexical_logits(self, inputs: BatchInputs) -> Tensor | None:
         """Return ``[batch, num_labels]``, or ``None`` for a model without lexical exits."""
         if self.lexical_classifier is None:
             return None
-        texts, ids = len(packing.lengths), inputs.fields.get("input_ids")
+        texts, ids = len(inputs.packing.lengths), inputs.fields.get("input_ids")
         if ids is not None:
-            logits: Tensor = self.lexical_classifier(ids[inputs.live], packing.segment_ids, texts)
+            logits: Tensor = self.lexical_classifier(inputs.packed(ids), inputs.packing.segment_ids, texts)
             return logits
         if self.lexical_classifier.is_trained():
             raise argument_error(

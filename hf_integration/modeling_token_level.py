@@ -42,14 +42,13 @@ class _TokenLevelModel(PyramidModel):
         return encoder.run_all(layout, soft_temperature)
 
     def _counts(self, inputs: BatchInputs, result: TokenResult, outputs: int) -> dict[str, Any]:
-        lengths = inputs.live.sum(1)
         flops = token_level_flops(
             result.attended,
             result.kept.detach(),
-            lengths,
+            inputs.packing.length_tensor,
             outputs,
-            self.config,
-            pruning_macs=self.pruning_macs(soft=result.kept.is_floating_point()),
+            self.shape,
+            pruning_macs=self.pruning_macs(pruned=result.pruned),
         )
         return {"tokens_kept": result.kept, "flops": flops}
 

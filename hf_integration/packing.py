@@ -6,6 +6,7 @@ The vocabulary is that of variable-length attention: ``cu_seqlens`` are the offs
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -42,8 +43,8 @@ class Packing:
     @cached_property
     def cu_seqlens(self) -> Tensor:
         """Offsets of the samples, int32 ``[n + 1]``; sample ``i`` is rows ``cu_seqlens[i] : cu_seqlens[i + 1]``."""
-        zero = torch.zeros(1, dtype=torch.int32, device=self.device)
-        return torch.cat((zero, self.length_tensor.cumsum(0, dtype=torch.int32)))
+        # On the host, where the lengths are: one tensor instead of four.
+        return torch.tensor([0, *itertools.accumulate(self.lengths)], dtype=torch.int32, device=self.device)
 
     @cached_property
     def first_tokens(self) -> Tensor:
@@ -56,14 +57,15 @@ class Packing:
         return torch.repeat_interleave(self.length_tensor)
 
 
-def unpad(attention_mask: Tensor) -> tuple[Tensor, Packing]:
+def unpad(attention_mask: Tensor) -> tuple[Tensor | slice, Packing]:
     """Find the live tokens of a padded batch.
 
     Args:
         attention_mask: ``[batch, seq]``, non-zero = live.
 
     Returns:
-        Rows of the live tokens in the flattened batch, int64 ``[T]``, and their packing.
+        Rows of the live tokens in the flattened batch, int64 ``[T]`` or, where nothing is padded, the slice of all;
+        and their packing.
 
     Raises:
         mp_plugins.ArgumentError: the mask is not two-dimensional, or a sample has no live token.
@@ -73,17 +75,19 @@ def unpad(attention_mask: Tensor) -> tuple[Tensor, Packing]:
             "attention_mask", "must have the shape [batch, seq]", tuple(attention_mask.shape), "pass the padding mask"
         )
     live = attention_mask != 0
-    lengths = live.sum(1)
-    empty = (lengths == 0).nonzero().flatten().tolist()
-    if empty or live.numel() == 0:
+    lengths: list[int] = live.sum(1).tolist()
+    if 0 in lengths or not lengths:
+        empty = [sample for sample, length in enumerate(lengths) if length == 0]
         raise argument_error(
             "attention_mask",
             "must leave at least one token to every sample",
             f"none in the samples {empty}" if empty else f"the shape {tuple(live.shape)}",
             "drop empty texts, or keep their special tokens",
         )
-    sample_ids = torch.arange(live.shape[0], device=live.device)
-    return live.flatten().nonzero().flatten(), Packing(tuple(lengths.tolist()), sample_ids)
+    packing = Packing(tuple(lengths), torch.arange(len(lengths), device=live.device))
+    if sum(lengths) == live.numel():
+        return slice(None), packing
+    return live.flatten().nonzero().flatten(), packing
 
 
 def pad(packed: Tensor, live: Tensor) -> Tensor:
