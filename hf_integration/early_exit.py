@@ -246,6 +246,11 @@ class InternalClassifiers(nn.Module):
         pairs = zip(self.heads, features.unbind(1), strict=True)
         return torch.stack([self._answer(head, those) for head, those in pairs], dim=1)
 
+    def own_answers(self, features: Tensor) -> Tensor:
+        """Return the logits of the states alone, ``[n, exits, labels]`` of ``[n, exits, features]``."""
+        pairs = zip(self.heads, features.unbind(1), strict=True)
+        return torch.stack([head(those[:, : self.pooled]) for head, those in pairs], dim=1)
+
     def standardise(self, features: Tensor) -> None:
         """Standardise the pooled states of each classifier by ``[N, exits, features]``."""
         for head, those in zip(self.heads, features.unbind(1), strict=True):

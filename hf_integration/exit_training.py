@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from hf_integration.losses import class_loss
 from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
 from mp_plugins import argument_error
 
@@ -96,6 +97,7 @@ def distillation_loss(
     problem_type: str,
     weight: float,
     temperature: float,
+    class_weights: Tensor | None = None,
 ) -> Tensor:
     """Return the loss of all internal classifiers: self-distillation from the last layer, and the labels.
 
@@ -106,11 +108,11 @@ def distillation_loss(
         problem_type: one of BERT's three.
         weight: share of the distillation term, 0 to 1.
         temperature: both sides of the Kullback-Leibler divergence are softened by it (single label).
+        class_weights: float32 ``[labels]``, of the classes in the loss of the labels (single label).
 
     Returns:
         scalar, mean over samples and exits.
     """
-    exits = logits.shape[1]
     teacher = teacher_logits[:, None].expand(logits.shape)
     if problem_type == "single_label_classification":
         divergence = functional.kl_div(
@@ -123,12 +125,13 @@ def distillation_loss(
         soft = functional.mse_loss(logits, teacher)
     if labels is None:
         return soft
-    return weight * soft + (1 - weight) * _label_loss(logits, labels, problem_type, exits)
+    return weight * soft + (1 - weight) * _label_loss(logits, labels, problem_type, class_weights)
 
 
-def _label_loss(logits: Tensor, labels: Tensor, problem_type: str, exits: int) -> Tensor:
+def _label_loss(logits: Tensor, labels: Tensor, problem_type: str, class_weights: Tensor | None) -> Tensor:
     if problem_type == "single_label_classification":
-        return functional.cross_entropy(logits.flatten(0, 1), labels.flatten().repeat_interleave(exits))
+        every = labels.reshape(len(labels), 1).expand(logits.shape[:2])
+        return class_loss(logits, every, class_weights)
     targets = labels.to(logits.dtype).reshape(len(labels), 1, -1).expand(logits.shape)
     if problem_type == "multi_label_classification":
         return functional.binary_cross_entropy_with_logits(logits, targets)

@@ -45,12 +45,13 @@ def classification_loss(logits: Tensor, labels: Tensor, config: PreTrainedConfig
     return functional.binary_cross_entropy_with_logits(logits, labels.reshape(logits.shape).to(logits.dtype))
 
 
-def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def class_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the cross-entropy of class labels, a scalar.
 
     Args:
         logits: ``[..., classes]``.
         labels: int64 ``[...]`` from 0 to ``classes - 1``, or -100 where there is none.
+        weights: of the classes in the mean, float32 ``[classes]``.
 
     Raises:
         mp_plugins.ArgumentError: the shape is wrong, a label is out of range or not a whole number.
@@ -68,7 +69,9 @@ def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
             sorted(set(labels[wrong].tolist())) or labels.dtype,
             "set num_labels in the configuration to the number of classes",
         )
-    return functional.cross_entropy(logits.reshape(-1, classes), labels.reshape(-1).long(), ignore_index=_IGNORED)
+    rows, targets = logits.reshape(-1, classes), labels.reshape(-1).long()
+    weights = None if weights is None else weights.to(rows)
+    return functional.cross_entropy(rows, targets, weight=weights, ignore_index=_IGNORED)
 
 
 def span_loss(start_logits: Tensor, end_logits: Tensor, starts: Tensor, ends: Tensor, live: Tensor) -> Tensor:

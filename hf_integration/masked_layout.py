@@ -116,6 +116,16 @@ class MaskedLayout(Layout):
         pairs = zip(samples, weights, strict=True)
         return torch.stack([torch.matmul(weight, sample) / weight.sum() for sample, weight in pairs])
 
+    def pool(self) -> Tensor:
+        """See :meth:`Layout.pool`. What a token adds to the maximum sinks with the logarithm of its weight."""
+        if self.token_weights is None:
+            return super().pool()
+        states, weights = self.final_norm(self.live_states()), self.token_weights[self._tokens()].to(self.hidden.dtype)
+        # As in attention: a weight of 0 is removal, and the floor keeps its gradient finite.
+        lowered = torch.split(states + weights.clamp_min(1e-6).log()[:, None], list(self.packing.lengths))
+        largest = torch.stack([sample.amax(0) for sample in lowered])
+        return torch.cat((states[self.packing.first_tokens], self.mean(states), largest), dim=1)
+
     def last_layer(self, layer: nn.Module) -> Tensor:
         """See :meth:`Layout.last_layer`."""
         self.attend(layer, importance=None)

@@ -149,13 +149,15 @@ class MagicPyramidForSequenceClassification(PyramidModel):
         )
         return self._returned(output, return_dict)
 
-    def exit_states(self, **batch: Tensor) -> ExitStates:
+    def exit_states(self, *, soft_temperature: float | None = None, **batch: Tensor) -> ExitStates:
         """Run all layers without exits, and return what each internal classifier would read.
 
         Args:
+            soft_temperature: as for :meth:`forward`.
             **batch: ``input_ids``, ``attention_mask``, ... as for :meth:`forward`, without labels.
         """
-        result = self._run(self._checked(**batch), RunOptions(record_pooled=True))
+        options = RunOptions(soft_temperature=soft_temperature, record_pooled=True)
+        result = self._run(self._checked(**batch), options)
         if result.pooled is None:
             raise argument_error("exit_layers", "must name at least one depth", [], "set it in the configuration")
         return ExitStates(result.pooled, result.logits, result.attended, result.kept)

@@ -113,7 +113,7 @@ class ExitStates:
         pooled: ``[batch, exits, features]``, input of the internal classifiers.
         logits: ``[batch, num_labels]`` of the last layer.
         attended: int64 ``[batch, layers]``, tokens that entered each layer.
-        kept: int64 ``[batch, layers]``, tokens that pruning left after each layer.
+        kept: ``[batch, layers]``, tokens that pruning left after each layer: int64, or float32 with gradients if soft.
     """
 
     pooled: Tensor

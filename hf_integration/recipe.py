@@ -1,4 +1,4 @@
-"""The four stages in a row, with settings that suit a few thousand short texts on a CPU."""
+"""The stages in a row, with settings that suit a few thousand short texts on a CPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from hf_integration.checkpoint_files import last_complete_checkpoint, steps_of
 from hf_integration.compatibility import make_arguments
 from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
-from hf_integration.training import STAGES, MagicPyramidTrainer
+from hf_integration.training import JOINT, STAGES, MagicPyramidTrainer
 from mp_plugins import argument_error
 
 __all__ = ["RECIPE", "StageReport", "run_stages"]
@@ -49,6 +49,12 @@ RECIPE: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "weight_decay": 0.1,
             "per_device_train_batch_size": 128,
             "logging_steps": 200,
+        },
+        "joint": {
+            "num_train_epochs": 2,
+            "learning_rate": 3e-4,
+            "per_device_train_batch_size": 8,
+            "train_sampling_strategy": "group_by_length",
         },
     }
 )
@@ -94,7 +100,7 @@ def run_stages(
         model: with its labels configured; a fresh one from a BERT checkpoint, or one that some stages were run on.
         train_dataset: what :class:`transformers.Trainer` takes.
         output_dir: each stage gets a folder in it.
-        stages: which to run, in this order.
+        stages: which to run, in this order; ``("joint",)`` for all in one.
         training_arguments: changes to :data:`RECIPE`, by stage.
         trainer_options: options of :class:`~hf_integration.MagicPyramidTrainer` (``keep_penalty``, ...).
         after_stage: called after each stage, for example to evaluate or to keep a copy.
@@ -107,9 +113,10 @@ def run_stages(
     Returns:
         One report per stage.
     """
+    known = (*STAGES, JOINT)
     for argument, names in (("stages", stages), ("training_arguments", training_arguments)):
-        if unknown := [name for name in names if name not in STAGES]:
-            raise argument_error(argument, f"must be among {', '.join(STAGES)}", unknown, "see MagicPyramidTrainer")
+        if unknown := [name for name in names if name not in known]:
+            raise argument_error(argument, f"must be among {', '.join(known)}", unknown, "see MagicPyramidTrainer")
     reports: list[StageReport] = []
     for stage in stages:
         settings = {**_SHARED, "seed": seed, **RECIPE[stage], **training_arguments.get(stage, {})}

@@ -23,12 +23,15 @@ from hf_integration.checkpoint_files import (
 from hf_integration.configuration_magic_pyramid import MagicPyramidConfig
 from hf_integration.recipe import StageReport, run_stages
 from hf_integration.text_data import LabelledTexts, label_ids, label_names
+from hf_integration.training import JOINT
 from mp_plugins import ArgumentError, argument_error
 
 __all__ = ["STATE_FILE", "TrainingPlan", "train_into"]
 
 STATE_FILE = "training_state.json"
 _FORMAT = 1
+# Stages that train a head that is new.
+_FROM_THE_HEAD = ("finetune", JOINT)
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class TrainingPlan:
         epochs: changes to the recipe, by stage.
         max_length: texts are cut to so many tokens; ``None`` = the tokenizer's limit, at most 256.
         seed: of every random choice.
+        balanced: weigh the classes by the inverse of their frequency.
     """
 
     model: str
@@ -48,6 +52,7 @@ class TrainingPlan:
     epochs: Mapping[str, float] = field(default_factory=dict)
     max_length: int | None = None
     seed: int = 42
+    balanced: bool = False
 
 
 def train_into(plan: TrainingPlan, data: LabelledTexts, out: Path, *, save_steps: int = 500) -> dict[str, Any]:
@@ -95,6 +100,7 @@ def train_into(plan: TrainingPlan, data: LabelledTexts, out: Path, *, save_steps
         output_dir=stages_folder / "work",
         stages=plan.stages[len(finished) :],
         training_arguments={stage: {"num_train_epochs": epochs} for stage, epochs in plan.epochs.items()},
+        trainer_options={"class_weights": "balanced"} if plan.balanced else {},
         after_stage=keep,
         seed=plan.seed,
         save_steps=save_steps,
@@ -114,11 +120,11 @@ def _start(plan: TrainingPlan, data: LabelledTexts) -> tuple[Any, Any]:
     try:
         label_ids(data.labels, label2id)
     except ArgumentError:
-        if plan.stages[0] != "finetune":
+        if plan.stages[0] not in _FROM_THE_HEAD:
             raise
         names = label_names(data.labels)
     model, tokenizer, has_head = load_checkpoint(plan.model, labels=names)
-    if not has_head and plan.stages[0] != "finetune":
+    if not has_head and plan.stages[0] not in _FROM_THE_HEAD:
         raise argument_error(
             "MODEL",
             f"must be fine-tuned already to start with the stage {plan.stages[0]!r}",

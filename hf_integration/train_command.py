@@ -27,6 +27,8 @@ Turns a BERT checkpoint into a Magic Pyramid that classifies your texts: fine-tu
       four stages on a file with a column of texts and one of labels
   magic-pyramid train path/to/fine-tuned-bert reviews.csv fast-bert --quick
       minutes instead: the model stays as it is and only gains exits
+  magic-pyramid train bert-base-uncased reviews.csv fast-bert --joint
+      one stage that trains everything together, instead of four
   magic-pyramid train bert-base-uncased glue:rte fast-bert --epochs finetune=3
       a data set of the library `datasets`; two texts a sample are found by their usual names
 
@@ -67,9 +69,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--stages", nargs="+", choices=_STAGES, default=_STAGES, metavar="STAGE", help="some of %(default)s"
     )
+    which.add_argument("--joint", action="store_true", help="one stage, `joint`, in which all is trained together")
     parser.add_argument(
         "--epochs", nargs="+", default=[], metavar="STAGE=N", help="epochs of a stage, for example exits=100 soft=0.5"
     )
+    parser.add_argument("--balanced", action="store_true", help="let rare classes count as much as frequent ones")
     parser.add_argument("--seed", type=int, default=42, help="seed of every random choice (default: %(default)s)")
     parser.add_argument(
         "--save-steps",
@@ -82,7 +86,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    stages = ("exits",) if arguments.quick else tuple(sorted(set(arguments.stages), key=_STAGES.index))
+    alone = {"exits": arguments.quick, "joint": arguments.joint}
+    stages = tuple(stage for stage, chosen in alone.items() if chosen)
+    stages = stages or tuple(sorted(set(arguments.stages), key=_STAGES.index))
     epochs = _epochs(arguments.epochs, stages)
     if not 0 <= arguments.seed < 2**32:
         raise UsageError(f"`--seed` must be from 0 to 4294967295, got {arguments.seed}: leave it out")
@@ -92,7 +98,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from hf_integration import MagicPyramidTrainer  # noqa: F401
     from hf_integration.staged_training import TrainingPlan, train_into
 
-    plan = TrainingPlan(arguments.model, stages, epochs, arguments.max_length, arguments.seed)
+    plan = TrainingPlan(arguments.model, stages, epochs, arguments.max_length, arguments.seed, arguments.balanced)
     # Trainer logs on standard output, which is for the result alone.
     with redirect_stdout(sys.stderr):
         data = read_data(arguments)
@@ -126,7 +132,7 @@ def _print(plan: TrainingPlan, data: LabelledTexts, state: dict[str, Any], argum
     for report in state["finished"]:
         print(f"  {report['stage']:<9} {report['seconds']:8.1f} s   mean loss {report['training_loss']:.4f}")
     print(f"Model and tokenizer: {arguments.out}")
-    if "exits" in plan.stages:
+    if plan.stages[-1] in ("exits", "joint"):
         print(f"Next: magic-pyramid calibrate {arguments.out} HELD-OUT --max-loss 0.005 --confidence 0.95")
 
 

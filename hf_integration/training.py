@@ -1,9 +1,10 @@
-"""The four training stages of a Magic Pyramid, as a :class:`transformers.Trainer`."""
+"""The training stages of a Magic Pyramid, as a :class:`transformers.Trainer`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -12,15 +13,18 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from hf_integration.base_model import PyramidModel
+from hf_integration.class_weights import ClassWeights, check_class_weights, weights_of_classes
 from hf_integration.configuration_checks import is_regression
 from hf_integration.exit_training import CachedExits, collect_exit_states, distillation_loss
 from hf_integration.lexical_training import cross_fitted_logits, fit_lexical, weigh_texts
+from hf_integration.losses import class_loss, classification_loss
 from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
 from mp_plugins import argument_error
 
-__all__ = ["STAGES", "MagicPyramidTrainer"]
+__all__ = ["JOINT", "STAGES", "MagicPyramidTrainer"]
 
 STAGES = ("finetune", "soft", "hard", "exits")
+JOINT = "joint"
 
 # What each stage trains, out of the backbone with its head, the pruner, the internal classifiers and the criterion.
 _TRAINED = {
@@ -28,7 +32,12 @@ _TRAINED = {
     "soft": frozenset({"backbone", "pruner"}),
     "hard": frozenset({"backbone"}),
     "exits": frozenset({"classifiers", "criterion"}),
+    "joint": frozenset({"backbone", "pruner", "classifiers", "criterion"}),
 }
+# Texts from whose states `joint` takes the scale of what its internal classifiers read.
+_SCALE_TEXTS = 512
+# What is left of the temperature at the end of `joint`, which no stage with hard decisions follows.
+_LAST_TEMPERATURE = 0.1
 
 
 class MagicPyramidTrainer(Trainer):
@@ -56,6 +65,8 @@ class MagicPyramidTrainer(Trainer):
         soft_temperature: of the sigmoid in ``soft``.
         distillation_weight: share of the distillation term in ``exits``, 0 to 1.
         distillation_temperature: of the distillation term in ``exits``.
+        class_weights: of the classes in every loss that labels give: one positive number each, or ``"balanced"`` for
+            the inverse of their frequency in the training data. Not in evaluation, whose losses stay comparable.
         **kwargs: as for :class:`transformers.Trainer`.
 
     Raises:
@@ -73,10 +84,12 @@ class MagicPyramidTrainer(Trainer):
         soft_temperature: float = 0.1,
         distillation_weight: float = 0.5,
         distillation_temperature: float = 1.0,
+        class_weights: ClassWeights = None,
         **kwargs: Any,
     ) -> None:
-        if stage not in STAGES:
-            raise argument_error("stage", f"must be one of {', '.join(STAGES)}", repr(stage), "see MagicPyramidTrainer")
+        if stage not in _TRAINED:
+            known = ", ".join(_TRAINED)
+            raise argument_error("stage", f"must be one of {known}", repr(stage), "see MagicPyramidTrainer")
         if head_learning_rate is not None:
             _check_positive("head_learning_rate", head_learning_rate)
         _check_positive("threshold_reach", threshold_reach)
@@ -96,10 +109,14 @@ class MagicPyramidTrainer(Trainer):
                 f"a {type(self.model).__name__}",
                 "make one with attach()",
             )
-        if stage == "exits" and not isinstance(self.model, MagicPyramidForSequenceClassification):
+        if stage in ("exits", JOINT) and not isinstance(self.model, MagicPyramidForSequenceClassification):
             raise argument_error(
-                "stage", "must not be 'exits' for a head that reads every token", "'exits'", "it has no early exit"
+                "stage",
+                f"must not be {stage!r} for a head that reads every token",
+                repr(stage),
+                "it has no early exit",
             )
+        check_class_weights(class_weights, self.model)
         self.stage = stage
         self.head_learning_rate = head_learning_rate
         self.threshold_reach = threshold_reach
@@ -107,34 +124,43 @@ class MagicPyramidTrainer(Trainer):
         self.soft_temperature = soft_temperature
         self.distillation_weight = distillation_weight
         self.distillation_temperature = distillation_temperature
+        self.class_weights = class_weights
         self.cached_exits: CachedExits | None = None
         self._kept_share: float | None = None
+        self._weights: Tensor | None = None
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Run the stage; arguments and result as of :meth:`transformers.Trainer.train`."""
         with self._stage_settings():
+            self._weights = self._weights_of_classes()
             if self.stage == "exits":
                 self._prepare_exits()
-            return super().train(*args, **kwargs)
+            elif self.stage == JOINT:
+                self._prepare_joint()
+            outcome = super().train(*args, **kwargs)
+            if self.stage == JOINT:
+                self._solve_lexical(self._collected())
+            return outcome
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """Give the pruner, or the head, a group of its own with another learning rate."""
+        """Give the pruner, and the heads, groups of their own with other learning rates."""
         fresh = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
-        if fresh and self.stage == "soft":
+        if fresh and self.stage in ("finetune", JOINT) and self.head_learning_rate is not None:
+            prefixes = (*self.model.family.head_prefixes, "qa_outputs.", "internal_classifiers.", "exit_criterion.")
+            heads = [parameter for name, parameter in self.model.named_parameters() if name.startswith(prefixes)]
+            trained = [parameter for parameter in heads if parameter.requires_grad]
+            _regroup(optimizer, trained, self.head_learning_rate, self.args.weight_decay)
+        if fresh and self.stage in ("soft", JOINT):
             # Without decay, which would pull the thresholds towards keeping all. Its rate is set with the schedule.
             _regroup(optimizer, self._pruner_parameters(), self.args.learning_rate, 0.0)
-        elif fresh and self.stage == "finetune" and self.head_learning_rate is not None:
-            prefixes = (*self.model.family.head_prefixes, "qa_outputs.")
-            head = [parameter for name, parameter in self.model.named_parameters() if name.startswith(prefixes)]
-            _regroup(optimizer, head, self.head_learning_rate, self.args.weight_decay)
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Set the learning rate of the pruner, which depends on the number of steps, before the schedule starts."""
         own = {id(parameter) for parameter in self._pruner_parameters()}
         groups = (self.optimizer if optimizer is None else optimizer).param_groups
-        if self.stage == "soft" and self.lr_scheduler is None:
+        if self.stage in ("soft", JOINT) and self.lr_scheduler is None:
             for group in groups:
                 if group["params"] and id(group["params"][0]) in own:
                     # A step of Adam is about as long as the rate, and the mean rate of the schedule half of the first.
@@ -145,15 +171,20 @@ class MagicPyramidTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
     ) -> Tensor | tuple[Tensor, Any]:
         """Return the loss of the stage; outside training, the model's own."""
-        if not model.training or self.stage in ("finetune", "hard"):
+        if not model.training:
             loss: Tensor | tuple[Tensor, Any] = super().compute_loss(model, inputs, return_outputs, **kwargs)
             return loss
         if self.stage == "exits":
             return self._exits_loss(inputs)
-        outputs = model(**inputs, soft_temperature=self.soft_temperature)
-        share = self._share_kept(outputs.tokens_kept, inputs)
-        self._kept_share = share.item()
-        total: Tensor = outputs.loss + self.keep_penalty * share
+        if self.stage == JOINT:
+            return self._joint_loss(inputs)
+        soft = self.stage == "soft"
+        outputs = model(**inputs, soft_temperature=self.soft_temperature if soft else None)
+        total: Tensor = outputs.loss
+        if self._weights is not None:
+            total = class_loss(outputs.logits, inputs["labels"], self._weights)
+        if soft:
+            total = total + self.keep_penalty * self._share_kept(outputs.tokens_kept, inputs)
         return (total, outputs) if return_outputs else total
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -168,7 +199,7 @@ class MagicPyramidTrainer(Trainer):
         return prepared
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log as usual, and in ``soft`` the share of tokens kept at the last step."""
+        """Log as usual, and in ``soft`` and ``joint`` the share of tokens kept at the last step."""
         if self._kept_share is not None and "loss" in logs:
             logs = {**logs, "kept": round(self._kept_share, 4)}
         super().log(logs, *args, **kwargs)
@@ -182,26 +213,79 @@ class MagicPyramidTrainer(Trainer):
         return [] if pruner is None else list(pruner.parameters())
 
     def _share_kept(self, tokens_kept: Tensor, inputs: dict[str, Any]) -> Tensor:
-        """Return the mean over samples and pruning layers of the share of live tokens kept, scalar."""
+        """Return the mean over samples and pruning layers of the share of live tokens kept, scalar; it is logged."""
         mask = inputs.get("attention_mask")
         lengths = torch.full_like(tokens_kept[:, 0], inputs["input_ids"].shape[1]) if mask is None else mask.sum(1)
         pruning = [depth - 1 for depth in self.model.config.pruning_depths]
-        return (tokens_kept[:, pruning] / lengths[:, None]).mean()
+        share = (tokens_kept[:, pruning] / lengths[:, None]).mean()
+        self._kept_share = share.item()
+        return share
 
-    def _exits_loss(self, inputs: dict[str, Any]) -> Tensor:
-        logits = self.model.internal_classifiers.every_depth(inputs["pooled"])
-        problem_type = self._problem_type(inputs.get("labels"))
-        loss = distillation_loss(
+    def _exits_loss(self, collected: Mapping[str, Any], logits: Tensor | None = None) -> Tensor:
+        """Return the loss of the internal classifiers and of a learned criterion.
+
+        Args:
+            collected: what the exits read, and the answers of the last layer, without gradients but for ``logits``.
+            logits: of the classifiers, ``[n, exits, labels]``; by default what they give for ``collected``.
+        """
+        labels = collected.get("labels")
+        if logits is None:
+            logits = self.model.internal_classifiers.every_depth(collected["pooled"])
+        loss = self._distillation_loss(logits, collected["teacher_logits"], labels)
+        # The criterion learns from the answers and does not change them, so the two losses don't compete.
+        own: Tensor | None = self.model.exit_criterion.training_loss(
+            collected, logits.detach(), self._problem_type(labels)
+        )
+        return loss if own is None else loss + own
+
+    def _joint_loss(self, inputs: dict[str, Any]) -> Tensor:
+        """Return the losses of the last layer, of the exits, and of the tokens kept, in one pass."""
+        model, labels = self.model, inputs.get("labels")
+        batch = {name: tensor for name, tensor in inputs.items() if name != "labels"}
+        prunes = bool(model.config.pruning_depths)
+        # Trainer runs `forward` in mixed precision, and this is not it.
+        with self.accelerator.autocast():
+            states = model.exit_states(soft_temperature=self._hardening() if prunes else None, **batch)
+            # The lexical classifier is solved for at the end, so that here the states answer by themselves.
+            own = model.internal_classifiers.own_answers(states.pooled)
+        collected = {"pooled": states.pooled.detach(), "teacher_logits": states.logits.detach().float()}
+        if labels is not None:
+            collected["labels"] = labels
+        total = self._exits_loss(collected, own.float())
+        if labels is not None:
+            logits = states.logits.float()
+            plain = self._weights is None
+            total = total + (
+                classification_loss(logits, labels, model.config)
+                if plain
+                else class_loss(logits, labels, self._weights)
+            )
+        return total + self.keep_penalty * self._share_kept(states.kept, inputs) if prunes else total
+
+    def _hardening(self) -> float:
+        """Return the temperature of the soft masks at the present step of ``joint``."""
+        done: float = self.state.global_step / max(1, self.state.max_steps)
+        return self.soft_temperature * (1 - (1 - _LAST_TEMPERATURE) * done)
+
+    def _distillation_loss(self, logits: Tensor, teacher_logits: Tensor, labels: Tensor | None) -> Tensor:
+        return distillation_loss(
             logits,
-            inputs["teacher_logits"],
-            inputs.get("labels"),
-            problem_type=problem_type,
+            teacher_logits,
+            labels,
+            problem_type=self._problem_type(labels),
             weight=self.distillation_weight,
             temperature=self.distillation_temperature,
+            class_weights=self._weights,
         )
-        # The criterion learns from the answers and does not change them, so the two losses don't compete.
-        own: Tensor | None = self.model.exit_criterion.training_loss(inputs, logits.detach(), problem_type)
-        return loss if own is None else loss + own
+
+    def _weights_of_classes(self) -> Tensor | None:
+        labels = torch.empty(0, dtype=torch.int64)
+        if self.class_weights == "balanced":
+            # Reading the labels draws a random number, which must not change the order of training.
+            with torch.random.fork_rng(devices=[]):
+                batches = self.get_test_dataloader(self.train_dataset)
+                labels = torch.cat([batch["labels"].flatten().cpu() for batch in batches])
+        return weights_of_classes(self.class_weights, labels, self.model.config.num_labels)
 
     def _problem_type(self, labels: Tensor | None) -> str:
         config = self.model.config
@@ -213,41 +297,50 @@ class MagicPyramidTrainer(Trainer):
         return "multi_label_classification" if many else "single_label_classification"
 
     def _prepare_exits(self) -> None:
+        cached = self.cached_exits = self._collected()
+        self._solve_lexical(cached, unseen=True)
+        self._standardise(cached)
+
+    def _prepare_joint(self) -> None:
+        self._standardise(self._collected(_SCALE_TEXTS))
+
+    def _standardise(self, cached: CachedExits) -> None:
+        for judge in (self.model.internal_classifiers.standardise, self.model.exit_criterion.prepare):
+            judge(cached.columns["pooled"])
+
+    def _collected(self, texts: int | None = None) -> CachedExits:
+        """Return what the exits read of the training data, or of about its first ``texts``."""
         batches = self.get_test_dataloader(self.train_dataset)
+        few = None if texts is None else -(-texts // self.args.eval_batch_size)
         # In the precision of the training arguments, in which this pass takes half the time on many processors.
         with self.accelerator.autocast():
-            self.cached_exits = collect_exit_states(
-                self.model, batches, description="states for the internal classifiers"
+            return collect_exit_states(
+                self.model, islice(batches, few), description="states for the internal classifiers"
             )
-        self._solve_lexical(self.cached_exits)
-        for judge in (self.model.internal_classifiers.standardise, self.model.exit_criterion.prepare):
-            judge(self.cached_exits.columns["pooled"])
 
-    def _solve_lexical(self, cached: CachedExits) -> None:
-        """Solve for the lexical classifier, and let the internal ones learn from what it says of texts it has not seen.
+    def _solve_lexical(self, cached: CachedExits, *, unseen: bool = False) -> None:
+        """Solve for the lexical classifier.
 
-        One after the other, because together they would lean on words that are right by chance.
+        Args:
+            cached: of the training data.
+            unseen: replace the lexical logits in it by what one says of texts it has not seen, so that the internal
+                classifiers learn beside it. Together they would lean on words that are right by chance.
         """
         classifier = self.model.lexical_classifier
         if classifier is None or cached.token_ids is None:
             return
         columns = cached.columns
-        problem_type = self._problem_type(columns.get("labels"))
 
         def loss(logits: Tensor, rows: Tensor) -> Tensor:
             labels = columns.get("labels")
-            return distillation_loss(
-                logits[:, None],
-                columns["teacher_logits"][rows],
-                None if labels is None else labels[rows],
-                problem_type=problem_type,
-                weight=self.distillation_weight,
-                temperature=self.distillation_temperature,
+            return self._distillation_loss(
+                logits[:, None], columns["teacher_logits"][rows], None if labels is None else labels[rows]
             )
 
         bags = weigh_texts(classifier, cached.token_ids, columns["attended"][:, 0])
-        unseen = cross_fitted_logits(classifier, bags, loss)
-        columns["pooled"][:, :, -unseen.shape[1] :] = unseen[:, None]
+        if unseen:
+            logits = cross_fitted_logits(classifier, bags, loss)
+            columns["pooled"][:, :, -logits.shape[1] :] = logits[:, None]
         fit_lexical(classifier, bags, loss)
 
     @contextmanager
@@ -256,13 +349,14 @@ class MagicPyramidTrainer(Trainer):
         model, config = self.model, self.model.config
         if self.stage == "soft" and not config.pruning_depths:
             raise argument_error("stage", "must not be 'soft' for a model without pruning layers", "'soft'", "skip it")
-        if self.stage == "exits" and not config.exit_depths:
-            raise argument_error("stage", "must not be 'exits' for a model without exit layers", "'exits'", "skip it")
+        if self.stage in ("exits", JOINT) and not config.exit_depths:
+            rule = f"must not be {self.stage!r} for a model without exit layers"
+            raise argument_error("stage", rule, repr(self.stage), "skip it")
         frozen = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
         # Trained further, it is another model.
         config.speed_table = None
         keep_scale = config.keep_scale
-        config.keep_scale = {"finetune": 0.0, "soft": 1.0, "hard": 1.0}.get(self.stage, keep_scale)
+        config.keep_scale = {"finetune": 0.0, "soft": 1.0, "hard": 1.0, JOINT: 1.0}.get(self.stage, keep_scale)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(frozen[name] and _part_of(name) in _TRAINED[self.stage])
         try:

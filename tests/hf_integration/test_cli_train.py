@@ -234,6 +234,22 @@ def test_quick_trains_exits_alone_on_a_fine_tuned_checkpoint(capsys, tmp_path, b
     assert changed == {"internal_classifiers", "lexical_classifier"}
 
 
+def test_joint_trains_one_stage_with_a_new_head_and_balanced_classes(capsys, tmp_path, backbone, texts):
+    out = tmp_path / "joint"
+    arguments = ["train", backbone, texts, out, "--joint", "--balanced", "--epochs", "joint=3"]
+    code, printed, _ = run(capsys, *arguments)
+    assert code == 0
+    assert f"magic-pyramid calibrate {out}" in printed
+    state = json.loads((out / staged_training.STATE_FILE).read_text())
+    assert [report["stage"] for report in state["finished"]] == ["joint"]
+    assert state["plan"]["balanced"]
+    model = AutoModelForSequenceClassification.from_pretrained(out)
+    assert all(model.internal_classifiers.is_trained(depth) for depth in (0, 1))
+    assert model.lexical_classifier.is_trained()
+    code, error = fails(capsys, *[argument for argument in arguments if argument != "--balanced"])
+    assert (code, "where balanced differ" in error) == (1, True), error
+
+
 def test_wrong_input_fails_in_one_line(capsys, tmp_path, backbone, texts, trained):
     out = tmp_path / "out"
     empty = tmp_path / "empty.csv"

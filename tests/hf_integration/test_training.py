@@ -5,6 +5,7 @@ import torch
 from transformers import BertForSequenceClassification, Trainer, TrainingArguments
 
 import hf_integration
+from hf_integration.class_weights import weights_of_classes
 from mp_plugins import ArgumentError, UnsupportedError
 
 
@@ -149,7 +150,59 @@ def test_exits_train_classifiers_alone_and_run_the_backbone_once(model, train):
         ).any()
 
 
-@pytest.mark.parametrize("stage", ["soft", "exits"])
+def test_joint_trains_everything_at_once_and_ends_with_hard_decisions(model, train, rows):
+    before = snapshot(model)
+    options = {"threshold_reach": 0.9, "keep_penalty": 1.0, "head_learning_rate": 5e-3}
+    trainer = train(model, "joint", options, num_train_epochs=20)
+    assert changed(model, before) == {
+        "bert", "classifier", "internal_classifiers", "lexical_classifier", "token_pruner",
+    }  # fmt: skip
+    found = losses(trainer)
+    assert sum(found[-6:]) < 0.8 * sum(found[:6])
+    assert {group["initial_lr"] for group in trainer.optimizer.param_groups if group["params"]} == {
+        2e-3, 5e-3, 2 * 0.9 / trainer.state.max_steps,
+    }  # fmt: skip
+    batch = {name: tensor for name, tensor in collate(rows).items() if name != "labels"}
+    with torch.no_grad():
+        hard = model.eval().exit_states(**batch)
+        model.config.execution = "masked"
+        soft = model.exit_states(soft_temperature=1e-6, **batch)
+    # What the exits read at the lowest temperatures is what they read of tokens that are gone.
+    torch.testing.assert_close(soft.pooled, hard.pooled, atol=2e-3, rtol=1e-3)
+    assert (hard.kept[:, 2] < batch["attention_mask"].sum(1)).any()
+
+
+def test_joint_does_without_a_pruner(make_pyramid, train):
+    model = make_pyramid(token_pruner=None, num_labels=2)
+    assert len(losses(train(model, "joint"))) == 18
+
+
+@pytest.mark.parametrize("stage", ["finetune", "soft", "hard", "exits", "joint"])
+def test_weights_of_classes_reach_the_loss_of_every_stage(make_pyramid, train, stage):
+    found = {}
+    for name, weights in (("none", None), ("even", [1.0, 1.0]), ("first", [1.0, 1e-6]), ("balanced", "balanced")):
+        options = {"class_weights": weights, "distillation_weight": 0.0}
+        found[name] = losses(train(make_pyramid(num_labels=2), stage, options, num_train_epochs=1))
+    assert found["even"] == pytest.approx(found["none"], rel=1e-5)
+    # The two classes of these texts are equally frequent.
+    assert found["balanced"] == pytest.approx(found["none"], rel=1e-5)
+    assert found["first"] != pytest.approx(found["none"], rel=1e-2)
+
+
+def test_balanced_weights_are_the_inverse_of_the_frequency():
+    labels = torch.tensor([0, 0, 0, 1, -100, 3])
+    found = weights_of_classes("balanced", labels, 4)
+    assert found.tolist() == pytest.approx([5 / 12, 5 / 4, 5 / 4, 5 / 4])
+    assert weights_of_classes([1, 2], labels, 2).tolist() == [1.0, 2.0]
+    assert weights_of_classes(None, labels, 2) is None
+
+
+def test_class_weights_are_for_single_labels(make_pyramid):
+    with pytest.raises(ArgumentError, match="`class_weights` must be None for a head without single labels"):
+        hf_integration.MagicPyramidTrainer(model=make_pyramid(problem_type="regression"), class_weights="balanced")
+
+
+@pytest.mark.parametrize("stage", ["soft", "exits", "joint"])
 def test_an_interrupted_stage_resumes_to_the_same_end(make_pyramid, train, tmp_path, stage):
     whole, resumed = make_pyramid(num_labels=2), make_pyramid(num_labels=2)
     arguments = {"save_strategy": "steps", "save_steps": 6, "num_train_epochs": 2}
@@ -245,6 +298,9 @@ def test_choosing_a_threshold_refuses_what_it_cannot_do(make_pyramid, make_batch
         ({"soft_temperature": 0.0}, "soft_temperature"),
         ({"distillation_weight": 1.5}, "distillation_weight"),
         ({"distillation_temperature": float("nan")}, "distillation_temperature"),
+        ({"class_weights": [1.0]}, "class_weights"),
+        ({"class_weights": [1.0, -1.0]}, "class_weights"),
+        ({"class_weights": "even"}, "class_weights"),
     ],
 )
 def test_trainer_options_out_of_range_are_named(model, options, argument):
@@ -255,7 +311,8 @@ def test_trainer_options_out_of_range_are_named(model, options, argument):
 def test_stages_without_anything_to_train_are_refused(make_pyramid, make_bert, train):
     with pytest.raises(ArgumentError, match="without pruning layers"):
         train(make_pyramid(token_pruner=None), "soft")
-    with pytest.raises(ArgumentError, match="without exit layers"):
-        train(make_pyramid(exit_layers=[]), "exits")
+    for stage in ("exits", "joint"):
+        with pytest.raises(ArgumentError, match="without exit layers"):
+            train(make_pyramid(exit_layers=[]), stage)
     with pytest.raises(ArgumentError, match="`model` must be a Magic Pyramid"):
         train(make_bert(), "finetune")

@@ -10,7 +10,7 @@ from hf_integration.batching import pad_rows
 from hf_integration.compatibility import make_arguments
 from mp_plugins import ArgumentError, load_registry
 
-STAGES = ("finetune", "soft", "hard", "exits")
+STAGES = ("finetune", "soft", "hard", "exits", "joint")
 
 
 @pytest.fixture(scope="module")
