@@ -14,10 +14,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Data
 
 from hf_integration.demo_checkpoint import checkpoint_path
 from hf_integration.demo_data import Documents, load_reuters
-from hf_integration.demo_measure import Batch, answer, interleaved_seconds, make_batches
 from hf_integration.demo_report import classification_section
 from hf_integration.exit_selection import choose_exit_threshold
 from hf_integration.flops import baseline_flops
+from hf_integration.measuring import Batch, answer, interleaved_seconds, make_batches
 from hf_integration.recipe import StageReport, run_stages
 from hf_integration.registration import attach, detach
 from hf_integration.training import STAGES

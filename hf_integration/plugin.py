@@ -8,6 +8,7 @@ from typing import Any
 import mp_plugins
 
 __all__ = [
+    "mp_register_benchmarks",
     "mp_register_demo_parts",
     "mp_register_diagnostics",
     "mp_register_exit_criteria",
@@ -72,6 +73,14 @@ def mp_register_subcommands(registry: mp_plugins.Registry[mp_plugins.Subcommand]
 
     registry.register("train", train_command.SUBCOMMAND)
     registry.register("calibrate", calibrate_command.SUBCOMMAND)
+
+
+@mp_plugins.hookimpl
+def mp_register_benchmarks(registry: mp_plugins.Registry[mp_plugins.Subcommand]) -> None:
+    """Register ``bench model``."""
+    from hf_integration import bench_command
+
+    registry.register("model", bench_command.SUBCOMMAND)
 
 
 @mp_plugins.hookimpl

@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from knn_adapters.demo_measurement import Comparison
+from knn_adapters.comparison import Comparison
 
 __all__ = ["bytes_figure", "curves_figure"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import mp_plugins
-from knn_adapters import _core, wrap_command
+from knn_adapters import _core, bench_command, wrap_command
 from knn_adapters.adapters import AnnoyAdapter, FaissAdapter, HnswlibAdapter
 from knn_adapters.demo import IndexesPart
 from knn_adapters.quantizer import Quantizer
@@ -44,6 +44,12 @@ def mp_register_diagnostics(registry: Registry[Callable[[], Mapping[str, str]]])
 def mp_register_subcommands(registry: Registry[Subcommand]) -> None:
     """Register ``wrap``."""
     registry.register("wrap", wrap_command.SUBCOMMAND)
+
+
+@mp_plugins.hookimpl
+def mp_register_benchmarks(registry: Registry[Subcommand]) -> None:
+    """Register ``bench index``."""
+    registry.register("index", bench_command.SUBCOMMAND)
 
 
 @mp_plugins.hookimpl

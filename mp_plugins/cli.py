@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 from mp_plugins.errors import MagicPyramidError, UsageError
 from mp_plugins.manager import load_registry
+from mp_plugins.subcommands import add_subcommand
 
 __all__ = ["main"]
 
@@ -42,19 +43,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="magic-pyramid", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"magic-pyramid {version('magic-pyramid')}")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(title="subcommands", metavar="COMMAND", required=True)
     for name, subcommand in sorted(load_registry("subcommands").items()):
-        command = commands.add_parser(
-            name,
-            parents=[common],
-            help=subcommand.summary,
-            description=subcommand.description,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        subcommand.add_arguments(command)
-        command.set_defaults(run=subcommand.run)
+        add_subcommand(commands, name, subcommand)
     return parser
 
 

@@ -38,6 +38,7 @@ REGISTRY_KINDS: Mapping[str, str] = MappingProxyType(
         "quantizers": "quantizer",
         "index_adapters": "index adapter",
         "subcommands": "subcommand",
+        "benchmarks": "benchmark",
         "demo_parts": "demo part",
         "diagnostics": "diagnostic",
     }
@@ -74,6 +75,10 @@ class HookSpecs:
     @hookspec
     def mp_register_subcommands(self, registry: Registry[Subcommand]) -> None:
         """Register subcommands of ``magic-pyramid`` by the word that the user types."""
+
+    @hookspec
+    def mp_register_benchmarks(self, registry: Registry[Subcommand]) -> None:
+        """Register subcommands of ``magic-pyramid bench`` by the word that the user types."""
 
     @hookspec
     def mp_register_demo_parts(self, registry: Registry[DemoPart]) -> None:

@@ -14,9 +14,10 @@ __all__: list[str] = []
 
 @hookimpl
 def mp_register_subcommands(registry: Registry[Subcommand]) -> None:
-    """Register ``demo`` and ``doctor``."""
-    from mp_plugins import demo, doctor
+    """Register ``bench``, ``demo`` and ``doctor``."""
+    from mp_plugins import bench, demo, doctor
 
+    registry.register("bench", bench.SUBCOMMAND)
     registry.register("demo", demo.SUBCOMMAND)
     registry.register("doctor", doctor.SUBCOMMAND)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["Subcommand"]
+__all__ = ["Subcommand", "add_subcommand"]
 
 
 @dataclass(frozen=True)
@@ -25,3 +26,16 @@ class Subcommand:
     description: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
+
+
+def add_subcommand(commands: Any, name: str, subcommand: Subcommand) -> None:
+    """Add ``subcommand`` to what :meth:`argparse.ArgumentParser.add_subparsers` returned."""
+    command = commands.add_parser(
+        name,
+        help=subcommand.summary,
+        description=subcommand.description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    subcommand.add_arguments(command)
+    command.set_defaults(run=subcommand.run)

@@ -120,11 +120,11 @@ def run_shapes(given: argparse.Namespace, content: dict[str, Any]) -> None:
     """Compare time with arithmetic on BERT-base shapes; on a CUDA device too, where there is one."""
     import torch
     from mp_models import shapes
-    from mp_models.measuring import sample
     from mp_models.tasks import load_task
     from transformers import AutoTokenizer
 
     from hf_integration.demo_checkpoint import checkpoint_path
+    from hf_integration.measuring import spread
 
     task = load_task(
         "r8",
@@ -133,7 +133,7 @@ def run_shapes(given: argparse.Namespace, content: dict[str, Any]) -> None:
         max_tokens=given.max_tokens,
         quick=given.quick,
     )
-    rows = sample(task.test, 16 if given.quick else 64)
+    rows = spread(task.test, 16 if given.quick else 64)
     content["shapes"] = shapes.shape_rows(rows, (1, 32), rounds=given.rounds)
     print(f"\n{shapes.shapes_table(content['shapes'])}", flush=True)
     if torch.cuda.is_available():

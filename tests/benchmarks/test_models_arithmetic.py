@@ -11,7 +11,7 @@ import torch
 from mp_models.choosing import Point, best_within, choose, frontier, points_of, records_of
 from mp_models.contenders import Answers, Contender, bfloat16, int8
 from mp_models.keeping import ModelShelf
-from mp_models.measuring import Timing, sample, time_in_turns
+from mp_models.measuring import Timing, time_in_turns
 from mp_models.results import Baselines, Measured, TaskResult, baselines, measured_targets
 from mp_models.shapes import SHAPES, FixedRate, shaped, shapes_table
 from mp_models.tables import (
@@ -28,6 +28,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from hf_integration import attach
 from hf_integration.early_exit import ExitEvidence
 from hf_integration.flops import baseline_flops
+from hf_integration.measuring import spread
 
 SHAPE = {
     "vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24,
@@ -217,9 +218,9 @@ def test_every_contender_is_timed_in_every_round():
 
 def test_a_sample_is_spread_over_the_lengths():
     documents = rows(100)
-    taken = [len(row["input_ids"]) for row in sample(documents, 10)]
+    taken = [len(row["input_ids"]) for row in spread(documents, 10)]
     assert taken == [7 + 10 * step for step in range(10)]
-    assert sample(documents, 100) is documents
+    assert spread(documents, 100) == sorted(documents, key=lambda row: len(row["input_ids"]))
 
 
 def test_baselines_pad_as_they_say():

@@ -355,9 +355,44 @@ def test_calibrate_that_fails_changes_nothing(capsys, tmp_path, trained, backbon
     assert not list(trained.glob(".*"))
 
 
-@pytest.mark.parametrize("command", ["train", "calibrate"])
+@pytest.mark.parametrize("command", ["train", "calibrate", "bench model"])
 def test_help_teaches_by_example(capsys, command):
     with pytest.raises(SystemExit) as stop:
-        cli.main([command, "--help"])
+        cli.main([*command.split(), "--help"])
     assert stop.value.code == 0
     assert f"magic-pyramid {command} " in capsys.readouterr().out
+
+
+def test_bench_model_measures_beside_the_plain_model(capsys, tmp_path, trained, texts):
+    brief = ["--rounds", "1", "--timed", "16", "--timed-alone", "4", "--num-threads", "1"]
+    code, out, error = run(capsys, "bench", "model", trained, texts, *brief, "--json")
+    assert code == 0, error
+    figures = json.loads(out)
+    assert figures["texts"] == 60
+    assert figures["gflops"]["magic_pyramid"] > 0
+    assert {mode: taken["texts"] for mode, taken in figures["seconds"].items()} == {"batch": 16, "one": 4}
+    model = AutoModelForSequenceClassification.from_pretrained(trained).eval()
+    tokenizer = AutoTokenizer.from_pretrained(trained)
+    lines = [line.rsplit(",", 1) for line in texts.read_text().splitlines()[1:]]
+    with torch.no_grad():
+        batch = tokenizer([text for text, _ in lines], padding=True, return_tensors="pt")
+        labels = torch.tensor([model.config.label2id[label] for _, label in lines])
+        plain = (model.plain_model()(**batch).logits.argmax(-1) == labels).double().mean().item()
+    assert figures["accuracy"]["plain"] == pytest.approx(plain)
+    # Against another checkpoint, which always answers the same.
+    other = hf_integration.detach(model)
+    other.classifier.bias.data.copy_(torch.tensor([100.0, -100.0]))
+    other.save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    code, out, error = run(capsys, "bench", "model", trained, texts, *brief, "--against", tmp_path / "other")
+    assert code == 0, error
+    assert "plain model" in out
+    assert "60 texts of at most 40 tokens" in out
+    assert f"plain model      {(labels == 0).double().mean().item():.2%}" in out
+
+
+def test_bench_refuses_wrong_numbers(capsys, trained, texts):
+    for option in ("--batch-size", "--rounds", "--timed", "--timed-alone"):
+        assert fails(capsys, "bench", "model", trained, texts, option, "0")[0] == 2
+    code, error = fails(capsys, "bench", "model", trained / "no", texts)
+    assert code == 1, error

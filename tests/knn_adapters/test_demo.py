@@ -16,7 +16,7 @@ def section(words, tmp_path_factory):
     unit = normalised(words)
     context.artifacts |= {"embeddings": unit[:1500], "query_embeddings": unit[5000:5040]}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("knn_adapters.demo_measurement._SECONDS", 0.0)
+        patch.setattr("knn_adapters.comparison._SECONDS", 0.0)
         return IndexesPart().run(context)
 
 

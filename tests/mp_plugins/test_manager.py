@@ -31,7 +31,9 @@ def test_every_manager_is_fresh():
 
 
 def test_an_unknown_kind_lists_the_kinds():
-    with pytest.raises(ArgumentError, match="`kind` must name a registry, got 'pruners': use one of demo_parts"):
+    with pytest.raises(
+        ArgumentError, match="`kind` must name a registry, got 'pruners': use one of benchmarks, demo_parts"
+    ):
         load_registry("pruners")
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from mp_models.contenders import Contender
 from mp_models.tasks import Rows
 
-__all__ = ["Timing", "sample", "time_in_turns"]
+__all__ = ["Timing", "time_in_turns"]
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,6 @@ class Timing:
     def speed(self) -> float:
         """Documents a second, by the median."""
         return self.documents / self.seconds
-
-
-def sample(rows: Rows, count: int) -> Rows:
-    """Return ``count`` rows, evenly spread over ``rows`` by length, so that their mean length is that of all."""
-    if count >= len(rows):
-        return rows
-    ordered = sorted(rows, key=lambda row: len(row["input_ids"]))
-    return [ordered[(2 * place + 1) * len(ordered) // (2 * count)] for place in range(count)]
 
 
 def time_in_turns(

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
+from hf_integration.measuring import spread
 from mp_models.choosing import choose, points_of, records_of
 from mp_models.contenders import Answers, Contender, bfloat16, int8
 from mp_models.keeping import Kept, ModelShelf
-from mp_models.measuring import sample, time_in_turns
+from mp_models.measuring import time_in_turns
 from mp_models.onnx_int8 import OnnxInt8
 from mp_models.results import Measured, TaskResult, baselines
 from mp_models.tasks import Task
@@ -115,12 +116,12 @@ def _measure(contenders: list[Contender], task: Task, settings: Settings, result
     """Take the accuracy on all test documents and the times on a part of them."""
     answers = {contender.name: contender.answers(task.test) for contender in contenders if contender.pad_to is None}
     batch = time_in_turns(
-        contenders, sample(task.test, settings.batch_documents), _BATCH,
+        contenders, spread(task.test, settings.batch_documents), _BATCH,
         rounds=settings.rounds, title=f"{task.name}: batches of {_BATCH}",
     )  # fmt: skip
     alone = [contender for contender in contenders if contender.pad_to is None]
     one = time_in_turns(
-        alone, sample(task.test, settings.one_documents), 1, rounds=settings.rounds, title=f"{task.name}: one by one"
+        alone, spread(task.test, settings.one_documents), 1, rounds=settings.rounds, title=f"{task.name}: one by one"
     )
     for contender in contenders:
         # Padding changes nothing about the answers.

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from knn_adapters.demo_subjects import Subject
 from knn_adapters.evaluation import IndexStats, stats
-from knn_adapters.recall import exact_neighbours, recall_at_k
+from knn_adapters.recall import recall_at_k
+from knn_adapters.subjects import Subject
 from knn_adapters.wrapping import wrap
 
-__all__ = ["Comparison", "K", "Point", "compare", "steps"]
+__all__ = ["Comparison", "Point", "compare", "one_faiss_thread", "steps"]
 
-K = 10
 _ROUNDS = 5
 _SECONDS = 0.5  # measuring goes on for so long, as a round of fast searches is over in milliseconds
 _KINDS = ("original", "wrapped")
 
 _Floats = npt.NDArray[np.float32]
+_Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Point:
-    """One setting of the knob: recall@10 against exact ``float32`` search, queries a second one at a time."""
+    """One setting of the knob: recall@k against exact ``float32`` search, queries a second one at a time."""
 
     effort: int
     recall: float
@@ -41,7 +42,6 @@ class Comparison:
 
     subject: Subject
     figures: IndexStats
-    build_seconds: float
     wrap_seconds: float
     curves: dict[str, list[Point]]
     batch: dict[str, float]
@@ -55,7 +55,6 @@ class Comparison:
         return {
             "effort_name": self.subject.effort_name,
             "stats": asdict(self.figures) | {"total_bytes": self.figures.total_bytes, "ratio": self.figures.ratio},
-            "build_seconds": self.build_seconds,
             "wrap_seconds": self.wrap_seconds,
             "curves": {kind: [asdict(point) for point in points] for kind, points in self.curves.items()},
             "batch_queries_per_second": self.batch,
@@ -64,55 +63,82 @@ class Comparison:
 
 def steps(subject: Subject) -> int:
     """Return how often :func:`compare` reports progress."""
-    return 2 + len(subject.efforts) + 1
+    return 1 + len(subject.efforts) + 1
 
 
 def compare(
-    subject: Subject, vectors: _Floats, queries: _Floats, *, seed: int, num_threads: int, advance: Callable[[], object]
+    subject: Subject,
+    original: Any,
+    queries: _Floats,
+    true_ids: _Ids,
+    *,
+    advance: Callable[[], object],
+    **wrap_options: Any,
 ) -> Comparison:
-    """Build, wrap and measure one subject, calling ``advance`` after each step."""
+    """Wrap and measure one index, calling ``advance`` after each step.
+
+    Args:
+        subject: how it is set and searched.
+        original: the library's index.
+        queries: ``(q, d)``.
+        true_ids: of the exact neighbours, nearest first, ``(q, k)``; tells k.
+        advance: shows progress.
+        **wrap_options: of :func:`knn_adapters.wrap`.
+    """
     started = time.perf_counter()
-    original = subject.build(vectors, seed=seed, num_threads=num_threads)
-    build_seconds = time.perf_counter() - started
-    advance()
-    started = time.perf_counter()
-    indexes = {"original": original, "wrapped": wrap(original)}
+    indexes = {"original": original, "wrapped": wrap(original, **wrap_options)}
     wrap_seconds = time.perf_counter() - started
     advance()
-    true_ids = exact_neighbours(vectors, queries, K, "ip")
     curves: dict[str, list[Point]] = {kind: [] for kind in _KINDS}
     for effort in subject.efforts:
         for kind, point in _points(subject, indexes, queries, effort, true_ids).items():
             curves[kind].append(point)
         advance()
-    batch = _batch_speed(subject, indexes, queries)
+    batch = _batch_speed(subject, indexes, queries, true_ids.shape[1])
     advance()
-    return Comparison(subject, stats(indexes["wrapped"]), build_seconds, wrap_seconds, curves, batch)
+    return Comparison(subject, stats(indexes["wrapped"]), wrap_seconds, curves, batch)
+
+
+@contextmanager
+def one_faiss_thread() -> Iterator[None]:
+    """Search in one thread, as the other libraries do for one query; without FAISS there is nothing to set."""
+    try:
+        import faiss
+    except ImportError:
+        yield
+        return
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def _points(
-    subject: Subject, indexes: dict[str, Any], queries: _Floats, effort: int, true_ids: npt.NDArray[np.int64]
+    subject: Subject, indexes: dict[str, Any], queries: _Floats, effort: int, true_ids: _Ids
 ) -> dict[str, Point]:
-    found: dict[str, npt.NDArray[np.int64]] = {}
+    k = true_ids.shape[1]
+    found: dict[str, _Ids] = {}
     for kind, index in indexes.items():
         subject.set_effort(index, effort)
-        found[kind] = np.full((len(queries), K), -1, np.int64)
+        found[kind] = np.full((len(queries), k), -1, np.int64)
 
     def search_all(kind: str) -> None:
         for row, query in enumerate(queries):
-            ids = subject.search_one(indexes[kind], query, K, effort)
+            ids = subject.search_one(indexes[kind], query, k, effort)
             found[kind][row, : len(ids)] = ids
 
     speeds = _interleaved(search_all, len(queries))
-    return {kind: Point(effort, recall_at_k(found[kind], true_ids, K), speeds[kind]) for kind in indexes}
+    return {kind: Point(effort, recall_at_k(found[kind], true_ids, k), speeds[kind]) for kind in indexes}
 
 
-def _batch_speed(subject: Subject, indexes: dict[str, Any], queries: _Floats) -> dict[str, float]:
-    if subject.search_batch(indexes["original"], queries[:1], K) is None:
+def _batch_speed(subject: Subject, indexes: dict[str, Any], queries: _Floats, k: int) -> dict[str, float]:
+    if subject.search_batch(indexes["original"], queries[:1], k) is None:
         return {}
     for index in indexes.values():
         subject.set_effort(index, subject.effort)
-    return _interleaved(lambda kind: subject.search_batch(indexes[kind], queries, K), len(queries))
+    return _interleaved(lambda kind: subject.search_batch(indexes[kind], queries, k), len(queries))
 
 
 def _interleaved(run: Callable[[str], object], n_queries: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Measuring a classifier for the demo: accuracy, work and time, on length-sorted batches."""
+"""Measuring a classifier: accuracy, work and time, on length-sorted batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-__all__ = ["Answers", "answer", "interleaved_seconds", "make_batches"]
+__all__ = ["Answers", "Batch", "answer", "interleaved_seconds", "make_batches", "spread"]
 
 Batch = dict[str, Tensor]
 
@@ -45,6 +45,14 @@ def make_batches(rows: Sequence[dict[str, Any]], collate: Any, batch_size: int) 
     """Return padded batches of rows of like length, shortest first."""
     ordered = sorted(rows, key=lambda row: len(row["input_ids"]))
     return [dict(collate(ordered[start : start + batch_size])) for start in range(0, len(ordered), batch_size)]
+
+
+def spread(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Return ``count`` rows, evenly spread over ``rows`` by length, so that their mean length is that of all."""
+    ordered = sorted(rows, key=lambda row: len(row["input_ids"]))
+    if count >= len(ordered):
+        return ordered
+    return [ordered[(2 * place + 1) * len(ordered) // (2 * count)] for place in range(count)]
 
 
 def answer(model: Any, batches: Sequence[Batch], description: str) -> Answers:
