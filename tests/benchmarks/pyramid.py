@@ -5,7 +5,7 @@
     python tests/benchmarks/pyramid.py --quick
         one document of twelve, one short round: shows that all works, measures nothing
     python tests/benchmarks/pyramid.py --data r8 --keep models --parts --shapes
-        also every exit criterion and token pruner, and whether time follows arithmetic on BERT-base shapes
+        also recipes, exit criteria and token pruners, and whether time follows arithmetic on BERT-base shapes
 
 All contenders share one fine-tuned backbone. Settings are picked on a part of the training split that no model has
 seen, accuracy is that of all test documents, and times are medians of interleaved rounds, from token ids to logits.
@@ -42,7 +42,11 @@ def arguments() -> argparse.Namespace:
     add("--threads", type=int, help="threads of torch (default: its own choice)")
     add("--ideas-only", action="store_true", help="leave out other precisions, padding and ONNX Runtime")
     add("--float32-training", action="store_true", help="train without bfloat16, for processors that lack it")
-    add("--parts", action="store_true", help="also every registered exit criterion and token pruner, on the first task")
+    add(
+        "--parts",
+        action="store_true",
+        help="also both recipes, all exit criteria and all token pruners, on the first task",
+    )
     add("--shapes", action="store_true", help="also BERT-base with random weights: does time follow arithmetic?")
     add("--quick", action="store_true", help="a small sample and short training: a look, not a measurement")
     add("--json", type=Path, metavar="OUT", help="write every figure here")

@@ -48,7 +48,8 @@ class Recipe:
 _FINETUNE = {"num_train_epochs": 2, "learning_rate": 2e-4, "per_device_train_batch_size": 16}
 # About as many steps as the demo takes, which the defaults are for: its documents are a quarter as many, or less.
 _PRUNING = {"soft": {"num_train_epochs": 0.2}, "hard": {"num_train_epochs": 0.2}}
-_STAGES = {"finetune": _FINETUNE, **_PRUNING}
+# As many epochs in one stage as the four have together, give or take a tenth.
+_STAGES = {"finetune": _FINETUNE, **_PRUNING, "joint": {**_FINETUNE, "num_train_epochs": 2.4}}
 _RECIPES = {
     "r8": Recipe(256, _STAGES),
     "20ng": Recipe(
@@ -56,6 +57,7 @@ _RECIPES = {
         {
             **_STAGES,
             "finetune": {**_FINETUNE, "num_train_epochs": 1.5},
+            "joint": {**_FINETUNE, "num_train_epochs": 1.7},
             "soft": {"num_train_epochs": 0.1},
             "hard": {"num_train_epochs": 0.1},
         },
@@ -70,7 +72,8 @@ def recipe_of(task: str, *, quick: bool) -> Recipe:
     recipe = _RECIPES[task]
     if not quick:
         return recipe
-    once = {**recipe.stages, "finetune": {**_FINETUNE, "num_train_epochs": 1}}
+    one_epoch = {**_FINETUNE, "num_train_epochs": 1}
+    once = {**recipe.stages, "finetune": one_epoch, "joint": one_epoch}
     return replace(recipe, train_tokens=64, pruning_tokens=64, stages=once)
 
 
@@ -95,14 +98,7 @@ class Trainer:
         """Return plain BERT, fine-tuned."""
 
         def make(work: Path) -> tuple[Any, Any]:
-            names = dict(enumerate(self._task.label_names))
-            set_seed(self._recipe.seed)
-            bert = AutoModelForSequenceClassification.from_pretrained(
-                checkpoint_path(), id2label=names, label2id={name: index for index, name in names.items()}
-            )
-            # Half of the parameters are word vectors that this few documents hardly change.
-            bert.bert.embeddings.requires_grad_(False)
-            pyramid = attach(bert)
+            pyramid = attach(self._checkpoint())
             reports = self._run(pyramid, ("finetune",), work)
             return detach(pyramid), reports
 
@@ -120,6 +116,15 @@ class Trainer:
         facts = {**self._facts("soft", "hard"), "from": bert.name, "settings": settings}
         return self._shelf.get(f"{self._task.name}-pruned-{pruner}", facts, make)
 
+    def joint(self) -> Kept:
+        """Return the model of the one-stage recipe, trained from the checkpoint in which nothing is fine-tuned."""
+
+        def make(work: Path) -> tuple[Any, Any]:
+            pyramid = attach(self._checkpoint())
+            return pyramid, self._run(pyramid, ("joint",), work)
+
+        return self._shelf.get(f"{self._task.name}-joint", self._facts("joint"), make)
+
     def with_exits(self, kept: Kept, title: str, settings: Mapping[str, Any] | None = None) -> Kept:
         """Return a copy of a model with internal classifiers: the quick recipe, the backbone stays as it is."""
         settings = dict(settings or {})
@@ -130,6 +135,16 @@ class Trainer:
 
         facts = {**self._facts("exits"), "from": kept.name, "settings": settings}
         return self._shelf.get(f"{self._task.name}-{title}", facts, make)
+
+    def _checkpoint(self) -> Any:
+        names = dict(enumerate(self._task.label_names))
+        set_seed(self._recipe.seed)
+        bert = AutoModelForSequenceClassification.from_pretrained(
+            checkpoint_path(), id2label=names, label2id={name: index for index, name in names.items()}
+        )
+        # Half of the parameters are word vectors that this few documents hardly change.
+        bert.bert.embeddings.requires_grad_(False)
+        return bert
 
     def _run(self, model: Any, stages: Sequence[str], work: Path) -> list[dict[str, Any]]:
         shared = {"use_cpu": True, "bf16": self._bfloat16}
@@ -152,7 +167,8 @@ class Trainer:
         """Return the documents as long as the stages take them; exits are trained on whole ones."""
         if "exits" in stages:
             return self._task.train
-        tokens = self._recipe.train_tokens if "finetune" in stages else self._recipe.pruning_tokens
+        from_checkpoint = "finetune" in stages or "joint" in stages
+        tokens = self._recipe.train_tokens if from_checkpoint else self._recipe.pruning_tokens
         return [_cut(row, tokens, self._separator) for row in self._task.train]
 
     def _facts(self, *stages: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Every registered exit criterion and token pruner on one task, each with settings picked on held-out documents."""
+"""Both recipes, every exit criterion and every token pruner on one task, with settings picked on held-out documents."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ _TOP_K_RATE = 0.25
 def compare_parts(
     task: Task, recipe: Recipe, shelf: ModelShelf, tokenizer: Any, *, max_loss: float, bfloat16: bool
 ) -> dict[str, list[dict[str, Any]]]:
-    """Train and measure one model for each criterion and each pruner.
+    """Train and measure one model for each recipe, each criterion and each pruner.
 
     Criteria sit on the plain fine-tuned backbone, so nothing but the criterion differs; pruners on backbones that were
     trained with them, with exits by entropy and without.
 
     Returns:
-        Rows for :func:`mp_models.tables.variants_table`, under ``"exit criterion"`` and ``"token pruner"``.
+        Rows for :func:`mp_models.tables.variants_table`, under ``"recipe"``, ``"exit criterion"`` and
+        ``"token pruner"``.
     """
     trainer = Trainer(task, recipe, shelf, tokenizer, bfloat16=bfloat16)
     bert = trainer.bert()
@@ -51,12 +52,14 @@ def compare_parts(
             "less_work": unpadded / found.gflops,
         }  # fmt: skip
 
+    in_stages = trainer.with_exits(trainer.pruned(bert), "pyramid")
+    recipes = [row("four stages", in_stages, _SCALES), row("joint", trainer.joint(), _SCALES)]
     criteria = [
         row(name, trainer.with_exits(bert, f"exits-{name}", {"exit_criterion": name}), (0.0,))
         for name in tqdm(sorted(load_registry("exit_criteria", plugins)), desc="exit criteria", unit="criterion")
     ]
     pruners = list(_pruners(trainer, bert, row, sorted(load_registry("token_pruners", plugins))))
-    return {"exit criterion": criteria, "token pruner": pruners}
+    return {"recipe": recipes, "exit criterion": criteria, "token pruner": pruners}
 
 
 def _pruners(trainer: Trainer, bert: Kept, row: Any, names: list[str]) -> Iterator[dict[str, Any]]:
