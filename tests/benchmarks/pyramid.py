@@ -39,6 +39,10 @@ def arguments() -> argparse.Namespace:
     add("--rounds", type=int, default=5, help="rounds whose median counts (default: 5)")
     add("--batch-documents", type=int, default=512, metavar="N", help="documents timed in batches (default: 512)")
     add("--one-documents", type=int, default=128, metavar="N", help="documents timed one by one (default: 128)")
+    add(
+        "--curve-documents", type=int, metavar="N",
+        help="test documents that the curves of accuracy against work are of (default: all)",
+    )  # fmt: skip
     add("--threads", type=int, help="threads of torch (default: its own choice)")
     add("--ideas-only", action="store_true", help="leave out other precisions, padding and ONNX Runtime")
     add("--float32-training", action="store_true", help="train without bfloat16, for processors that lack it")
@@ -52,7 +56,7 @@ def arguments() -> argparse.Namespace:
     add("--json", type=Path, metavar="OUT", help="write every figure here")
     add("--svg", type=Path, metavar="OUT", help="write accuracy against work here")
     given = parser.parse_args()
-    counts = (given.rounds, given.batch_documents, given.one_documents, given.threads or 1)
+    counts = (given.rounds, given.batch_documents, given.one_documents, given.threads or 1, given.curve_documents or 1)
     if min(counts) < 1 or given.max_tokens < 8 or not 0 <= given.max_loss <= 100:
         parser.error(
             "--rounds, --threads and the numbers of documents must be at least 1, --max-tokens at least 8, "
@@ -84,6 +88,7 @@ def run_tasks(given: argparse.Namespace, write: Any, content: dict[str, Any]) ->
     shelf = ModelShelf(given.keep, tokenizer)
     settings = Settings(
         rounds=given.rounds, batch_documents=given.batch_documents, one_documents=given.one_documents,
+        curve_documents=given.curve_documents,
         max_loss=given.max_loss / 100, bfloat16=not given.float32_training, threads=torch.get_num_threads(),
         others=not given.ideas_only,
     )  # fmt: skip

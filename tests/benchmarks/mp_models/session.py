@@ -16,7 +16,7 @@ from mp_models.keeping import Kept, ModelShelf
 from mp_models.measuring import time_in_turns
 from mp_models.onnx_int8 import OnnxInt8
 from mp_models.results import Measured, TaskResult, baselines
-from mp_models.tasks import Task
+from mp_models.tasks import Rows, Task
 from mp_models.training import Recipe, Trainer
 
 __all__ = ["BERT", "EXITS", "OURS", "PRUNING", "Settings", "run_task"]
@@ -34,6 +34,7 @@ class Settings:
         rounds: of every timing.
         batch_documents: test documents timed in batches.
         one_documents: test documents timed one by one.
+        curve_documents: test documents, evenly spread, that the curves are of; None = all.
         max_loss: accuracy that the chosen settings may lose on the held-out documents, 0 to 1.
         bfloat16: train in mixed precision.
         threads: of torch and of ONNX Runtime.
@@ -43,6 +44,7 @@ class Settings:
     rounds: int
     batch_documents: int
     one_documents: int
+    curve_documents: int | None
     max_loss: float
     bfloat16: bool
     threads: int
@@ -70,8 +72,10 @@ def run_task(task: Task, recipe: Recipe, shelf: ModelShelf, tokenizer: Any, sett
         ours=OURS,
         measured={},
     )
-    _settle(EXITS, kept, task, (0.0,), least, result)
-    _settle(OURS, kept, task, _KEEP_SCALES, least, result)
+    curve = task.test[:: _step(len(task.test), settings.curve_documents)]
+    result.facts["documents"]["curves"] = len(curve)
+    _settle(EXITS, kept, task.held_out, curve, (0.0,), least, result)
+    _settle(OURS, kept, task.held_out, curve, _KEEP_SCALES, least, result)
     contenders = [Contender(name, kept[name].model) for name in kept]
     if settings.others:
         contenders += _others(bert.model, kept[OURS].model, task, settings, result.skipped)
@@ -80,11 +84,17 @@ def run_task(task: Task, recipe: Recipe, shelf: ModelShelf, tokenizer: Any, sett
 
 
 def _settle(
-    name: str, kept: Mapping[str, Kept], task: Task, scales: tuple[float, ...], least: float, result: TaskResult
+    name: str,
+    kept: Mapping[str, Kept],
+    held_out_rows: Rows,
+    curve: Rows,
+    scales: tuple[float, ...],
+    least: float,
+    result: TaskResult,
 ) -> None:
-    """Set the exits, and the pruning, that the held-out documents say, and note the curves on the test documents."""
+    """Set the exits, and the pruning, that the held-out documents say, and note the curves on test documents."""
     model = kept[name].model
-    held_out, test = (records_of(model, rows, scales) for rows in (task.held_out, task.test))
+    held_out, test = (records_of(model, rows, scales) for rows in (held_out_rows, curve))
     # The backbone of both is the same, so pruning alone is what it does without exits.
     for idea, thresholds in ((name, None), (PRUNING, [0.0])) if name == OURS else ((name, None),):
         chosen = choose(points_of(model, held_out, thresholds), least)
@@ -92,6 +102,10 @@ def _settle(
         result.curves[idea] = points_of(model, test, thresholds)
         settings = kept[idea].model.config
         settings.keep_scale, settings.exit_threshold = chosen.keep_scale, chosen.exit_threshold
+
+
+def _step(documents: int, wanted: int | None) -> int:
+    return 1 if wanted is None else max(1, documents // wanted)
 
 
 def _others(bert: Any, pyramid: Any, task: Task, settings: Settings, skipped: list[str]) -> list[Contender]:
@@ -103,6 +117,10 @@ def _others(bert: Any, pyramid: Any, task: Task, settings: Settings, skipped: li
         f"{OURS}, bfloat16": lambda: bfloat16(pyramid),
         f"{OURS}, int8": lambda: int8(pyramid),
     }
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        # It would be emulated, at a fraction of the speed of float32.
+        makers = {name: make for name, make in makers.items() if "bfloat16" not in name}
+        skipped.append("bfloat16: this processor does not compute in it")
     made = [Contender(f"{BERT}, padded to {task.max_tokens}", bert, pad_to=task.max_tokens)]
     for name, make in makers.items():
         try:
