@@ -61,9 +61,9 @@ RECIPE: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 """Arguments of :class:`transformers.TrainingArguments` by stage."""
 
 
-# Head: on 700 texts of Reuters R8, one epoch, 0.95 correct instead of 0.85 at the backbone's rate. Thresholds: at
-# 0.09 the work is 64 %, at 0.963 correct (1600 texts, unpruned 0.967); at 0.15 it was 0.938.
-_TRAINER_OPTIONS: Mapping[str, Any] = MappingProxyType({"head_learning_rate": 2e-3, "threshold_reach": 0.1})
+# Head: on 700 texts of Reuters R8, one epoch, 0.95 correct instead of 0.85 at the backbone's rate. Thresholds: with the
+# weights as they are, 0.15 in all layers costs nothing there (4700 training texts), 0.3 about 2 points without exits.
+_TRAINER_OPTIONS: Mapping[str, Any] = MappingProxyType({"head_learning_rate": 2e-3, "threshold_reach": 0.3})
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ JOINT = "joint"
 # What each stage trains, out of the backbone with its head, the pruner, the internal classifiers and the criterion.
 _TRAINED = {
     "finetune": frozenset({"backbone"}),
-    "soft": frozenset({"backbone", "pruner"}),
+    "soft": frozenset({"pruner"}),
     "hard": frozenset({"backbone"}),
     "exits": frozenset({"classifiers", "criterion"}),
     "joint": frozenset({"backbone", "pruner", "classifiers", "criterion"}),
@@ -44,7 +44,8 @@ class MagicPyramidTrainer(Trainer):
     """Runs one stage; give each stage a trainer of its own, so that no optimiser state crosses over.
 
     - ``finetune``: plain BERT, without pruning.
-    - ``soft``: weights and keep thresholds together. A token's weight is ``sigmoid((r - rho) / temperature)``; it
+    - ``soft``: keep thresholds alone, so that without pruning the model stays what it was: trained along with them, the
+      weights lost 1.2 points of accuracy on Reuters R8. A token's weight is ``sigmoid((r - rho) / temperature)``; it
       enters the attention of the later layers, so that a weight of 0 is removal. The loss grows with the share of
       tokens kept.
     - ``hard``: weights alone, with tokens really dropped at the learned thresholds.
@@ -349,6 +350,9 @@ class MagicPyramidTrainer(Trainer):
         model, config = self.model, self.model.config
         if self.stage == "soft" and not config.pruning_depths:
             raise argument_error("stage", "must not be 'soft' for a model without pruning layers", "'soft'", "skip it")
+        if self.stage == "soft" and not self._pruner_parameters():
+            rule = f"must not be 'soft' for the pruner {config.token_pruner!r}, which learns nothing"
+            raise argument_error("stage", rule, "'soft'", "skip it")
         if self.stage in ("exits", JOINT) and not config.exit_depths:
             rule = f"must not be {self.stage!r} for a model without exit layers"
             raise argument_error("stage", rule, repr(self.stage), "skip it")

@@ -145,7 +145,9 @@ def test_a_stage_trains_alike_under_gradient_checkpointing(make_pyramid, train, 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_trains_in_mixed_precision(make_pyramid, train, stage, pruner):
     model = make_pyramid(num_labels=2, trained=False, token_pruner=pruner)
-    losses = train(model, stage, bf16=True, num_train_epochs=8, learning_rate=3e-3)
+    # Far thresholds at a high price, so that those alone bring the loss of `soft` down.
+    options = {"keep_penalty": 5.0, "threshold_reach": 1.0} if stage == "soft" else {}
+    losses = train(model, stage, options=options, bf16=True, num_train_epochs=8, learning_rate=3e-3)
     assert sum(losses[-4:]) < sum(losses[:4])
     # The weights, and so the thresholds, stay in full precision.
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}

@@ -105,15 +105,15 @@ class Trainer:
         return self._shelf.get(f"{self._task.name}-bert", self._facts("finetune"), make)
 
     def pruned(self, bert: Kept, *, pruner: str = "attention", settings: Mapping[str, Any] | None = None) -> Kept:
-        """Return a model that has learned to do with fewer tokens (stages ``soft`` and ``hard``), without exits."""
+        """Return a model with learned keep thresholds (stage ``soft``, if they are learned), without exits."""
         settings = {"token_pruner": pruner, **(settings or {})}
 
         def make(work: Path) -> tuple[Any, Any]:
             pyramid = _attached(bert.model, settings)
-            pyramid.base_model.embeddings.requires_grad_(False)
-            return pyramid, self._run(pyramid, ("soft", "hard"), work)
+            learns = any(True for _ in pyramid.token_pruner.parameters())
+            return pyramid, self._run(pyramid, ("soft",), work) if learns else []
 
-        facts = {**self._facts("soft", "hard"), "from": bert.name, "settings": settings}
+        facts = {**self._facts("soft"), "from": bert.name, "settings": settings}
         return self._shelf.get(f"{self._task.name}-pruned-{pruner}", facts, make)
 
     def joint(self) -> Kept:
