@@ -309,10 +309,11 @@ def test_trainer_options_out_of_range_are_named(model, options, argument):
 
 
 def test_stages_without_anything_to_train_are_refused(make_pyramid, make_bert, train):
+    top_k = {"token_pruner": "top-k"}
     with pytest.raises(ArgumentError, match="without pruning layers"):
         train(make_pyramid(token_pruner=None), "soft")
     with pytest.raises(ArgumentError, match="'top-k', which learns nothing"):
-        train(make_pyramid(token_pruner="top-k", keep_threshold=None), "soft")
+        train(make_pyramid(**top_k), "soft")
     for stage in ("exits", "joint"):
         with pytest.raises(ArgumentError, match="without exit layers"):
             train(make_pyramid(exit_layers=[]), stage)
