@@ -64,6 +64,7 @@ def result(**changes):
     curve = [Point(1.0, 0.0, 0.9, 2.0), Point(1.0, 0.1, 0.895, 0.5), Point(0.5, 0.1, 0.89, 1.0)]
     fields = {
         "title": "task", "facts": {}, "work": Baselines(4.0, 5.0, 8.0), "reference": "BERT", "ours": "ours",
+        "curve_reference": Point(0.0, 0.0, 0.9, 4.0),
         "measured": measured, "chosen": {"ours": Point(1.0, 0.1, 0.95, 0.4)}, "curves": {"ours": curve},
     }  # fmt: skip
     return TaskResult(**{**fields, **changes})

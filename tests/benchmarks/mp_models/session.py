@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
+from hf_integration.exit_selection import RecordedExits
 from hf_integration.measuring import spread
-from mp_models.choosing import choose, points_of, records_of
+from mp_models.choosing import Point, choose, points_of, records_of
 from mp_models.contenders import Answers, Contender, bfloat16, int8
 from mp_models.keeping import Kept, ModelShelf
 from mp_models.measuring import time_in_turns
 from mp_models.onnx_int8 import OnnxInt8
-from mp_models.results import Measured, TaskResult, baselines
+from mp_models.results import Baselines, Measured, TaskResult, baselines
 from mp_models.tasks import Rows, Task
 from mp_models.training import Recipe, Trainer
 
@@ -58,24 +59,24 @@ def run_task(task: Task, recipe: Recipe, shelf: ModelShelf, tokenizer: Any, sett
     pruned = trainer.pruned(bert)
     kept = {BERT: bert, PRUNING: pruned, EXITS: trainer.with_exits(bert, "exits")}
     kept[OURS] = trainer.with_exits(pruned, "pyramid")
-    least = Contender(BERT, bert.model).answers(task.held_out).accuracy(task.held_out) - settings.max_loss
+    scales = {EXITS: (0.0,), OURS: _KEEP_SCALES}
+    held_out = {name: records_of(kept[name].model, task.held_out, those) for name, those in scales.items()}
+    # Exits alone sit on BERT as it is, so their last layer is BERT's.
+    least = held_out[EXITS][0.0].full_accuracy - settings.max_loss
+    curve = task.test[:: _step(len(task.test), settings.curve_documents)]
+    on_curve = {name: records_of(kept[name].model, curve, those) for name, those in scales.items()}
+    full = on_curve[EXITS][0.0].full_accuracy
     result = TaskResult(
         title=task.title,
-        facts=_facts(task, kept),
-        work=baselines(
-            [len(row["input_ids"]) for row in task.test],
-            bert.model.config,
-            batch_size=_BATCH,
-            max_tokens=task.max_tokens,
-        ),
+        facts=_facts(task, kept, len(curve)),
+        work=_work(task.test, bert.model.config, task.max_tokens),
         reference=BERT,
         ours=OURS,
+        curve_reference=Point(0.0, 0.0, full, _work(curve, bert.model.config, task.max_tokens).unpadded),
         measured={},
     )
-    curve = task.test[:: _step(len(task.test), settings.curve_documents)]
-    result.facts["documents"]["curves"] = len(curve)
-    _settle(EXITS, kept, task.held_out, curve, (0.0,), least, result)
-    _settle(OURS, kept, task.held_out, curve, _KEEP_SCALES, least, result)
+    for name in scales:
+        _settle(name, kept, held_out[name], on_curve[name], least, result)
     contenders = [Contender(name, kept[name].model) for name in kept]
     if settings.others:
         contenders += _others(bert.model, kept[OURS].model, task, settings, result.skipped)
@@ -83,18 +84,20 @@ def run_task(task: Task, recipe: Recipe, shelf: ModelShelf, tokenizer: Any, sett
     return result
 
 
+def _work(rows: Rows, config: Any, max_tokens: int) -> Baselines:
+    return baselines([len(row["input_ids"]) for row in rows], config, batch_size=_BATCH, max_tokens=max_tokens)
+
+
 def _settle(
     name: str,
     kept: Mapping[str, Kept],
-    held_out_rows: Rows,
-    curve: Rows,
-    scales: tuple[float, ...],
+    held_out: Mapping[float, RecordedExits],
+    test: Mapping[float, RecordedExits],
     least: float,
     result: TaskResult,
 ) -> None:
     """Set the exits, and the pruning, that the held-out documents say, and note the curves on test documents."""
     model = kept[name].model
-    held_out, test = (records_of(model, rows, scales) for rows in (held_out_rows, curve))
     # The backbone of both is the same, so pruning alone is what it does without exits.
     for idea, thresholds in ((name, None), (PRUNING, [0.0])) if name == OURS else ((name, None),):
         chosen = choose(points_of(model, held_out, thresholds), least)
@@ -162,10 +165,15 @@ def _depths(answers: Answers, task: Task) -> dict[str, Any]:
     }
 
 
-def _facts(task: Task, kept: Mapping[str, Kept]) -> dict[str, Any]:
+def _facts(task: Task, kept: Mapping[str, Kept], curve: int) -> dict[str, Any]:
     lengths = [len(row["input_ids"]) for row in task.test]
     return {
-        "documents": {"train": len(task.train), "held out": len(task.held_out), "test": len(task.test)},
+        "documents": {
+            "train": len(task.train),
+            "held out": len(task.held_out),
+            "test": len(task.test),
+            "curves": curve,
+        },
         "classes": len(task.label_names),
         "max_tokens": task.max_tokens,
         "mean_tokens": statistics.fmean(lengths),

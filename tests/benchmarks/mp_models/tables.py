@@ -80,7 +80,7 @@ def equal_accuracy_table(result: TaskResult) -> str:
     ]
     for name, points in result.equal_accuracy().items():
         cells = [
-            "never" if point is None else f"{point.gflops:.3f} ({_times(result.work.unpadded / point.gflops)})"
+            "never" if point is None else f"{point.gflops:.3f} ({_times(result.curve_reference.gflops / point.gflops)})"
             for point in points
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -117,8 +117,8 @@ def plot(results: Mapping[str, TaskResult], path: Path) -> None:
             )  # fmt: skip
             picked = _picked(points, result.chosen[name])
             axes.plot(picked.gflops, 100 * picked.accuracy, marker="*", markersize=12, color=line.get_color())
-        full = 100 * result.measured[result.reference].accuracy
-        axes.plot(result.work.unpadded, full, "ks", label=result.reference)
+        full = 100 * result.curve_reference.accuracy
+        axes.plot(result.curve_reference.gflops, full, "ks", label=result.reference)
         axes.axhline(full - 0.5, color="grey", linestyle=":", linewidth=1)
         axes.set(
             title=result.title, xlabel="GFLOPs a document", ylabel="accuracy on the test documents, %", xscale="log"
