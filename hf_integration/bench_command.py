@@ -6,15 +6,14 @@ import argparse
 import json
 import sys
 from contextlib import redirect_stdout
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hf_integration.train_command import add_data_arguments, read_data
-from mp_plugins import Subcommand, Table, UsageError
+from mp_plugins import Subcommand, Table, check_counts
 from mp_plugins.report import render_table
 
 if TYPE_CHECKING:
-    from hf_integration.measuring import Answers, Batch
+    from hf_integration.measuring import Batch
     from hf_integration.text_data import LabelledTexts
 
 __all__ = ["SUBCOMMAND"]
@@ -48,10 +47,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    for option in ("batch_size", "rounds", "timed", "timed_alone"):
-        value = getattr(arguments, option)
-        if value < 1:
-            raise UsageError(f"`--{option.replace('_', '-')}` must be at least 1, got {value}: leave it out")
+    check_counts(arguments, "batch_size", "rounds", "timed", "timed_alone")
     # Loading and measuring show their progress; standard output is for the result alone.
     with redirect_stdout(sys.stderr):
         figures = _figures(arguments, read_data(arguments))
@@ -61,9 +57,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _figures(arguments: argparse.Namespace, data: LabelledTexts) -> dict[str, Any]:
     # The public name first: where torch is missing, its message names the extra to install.
-    from hf_integration import baseline_flops
+    from hf_integration import baseline_flops  # isort: skip
+    import torch
+
+    from hf_integration.batching import pad_rows
     from hf_integration.checkpoint_files import load_checkpoint, tokenise, usable_length
-    from hf_integration.measuring import answer, interleaved_seconds, make_batches, spread
+    from hf_integration.measuring import answer, interleaved_seconds, make_batches, spread, without_full_mask
     from hf_integration.text_data import label_ids
 
     pyramid, tokenizer, _ = load_checkpoint(arguments.model)
@@ -72,7 +71,10 @@ def _figures(arguments: argparse.Namespace, data: LabelledTexts) -> dict[str, An
     labels = label_ids(data.labels, pyramid.config.label2id)
     length = usable_length(pyramid, tokenizer, arguments.max_length)
     rows = tokenise(tokenizer, data.texts, data.pairs, labels, length)
-    collate = partial(_collated, pad_token_id=pyramid.config.pad_token_id or 0)
+
+    def collate(some: list[dict[str, Any]]) -> Batch:
+        return without_full_mask(pad_rows(some, pad_token_id=pyramid.config.pad_token_id or 0))
+
     batches = make_batches(rows, collate, arguments.batch_size)
     answers = {name: answer(model, batches, _NAMES[name]) for name, model in models.items()}
     seconds = {}
@@ -83,45 +85,21 @@ def _figures(arguments: argparse.Namespace, data: LabelledTexts) -> dict[str, An
             models, make_batches(timed, collate, size), rounds=arguments.rounds, description=title
         )
         seconds[mode] = {"texts": len(timed), **taken}
-    unpadded = baseline_flops(_lengths(batches), models[_PLAIN].config)
+    unpadded = baseline_flops(torch.tensor([len(row["input_ids"]) for row in rows]), models[_PLAIN].config)
     return {
         "texts": len(rows),
         "max_tokens": length,
         "batch_size": arguments.batch_size,
         "settings": {name: getattr(pyramid.config, name) for name in ("exit_threshold", "keep_scale", "max_layers")},
         "accuracy": {name: found.accuracy for name, found in answers.items()},
-        "gflops": {_PLAIN: float(unpadded.mean()) / 1e9, _OURS: _mean_gflops(answers[_OURS])},
-        "mean_exit_layer": _mean_exit_layer(answers[_OURS]),
+        "gflops": {_PLAIN: _mean(unpadded) / 1e9, _OURS: _mean(answers[_OURS].flops) / 1e9},
+        "mean_exit_layer": _mean(answers[_OURS].exit_layer),
         "seconds": seconds,
     }
 
 
-def _collated(rows: list[dict[str, Any]], *, pad_token_id: int) -> Batch:
-    from hf_integration.batching import pad_rows
-
-    batch = pad_rows(rows, pad_token_id=pad_token_id)
-    if bool(batch["attention_mask"].all()):
-        # Without one the plain model takes the kernel that is fastest.
-        del batch["attention_mask"]
-    return batch
-
-
-def _lengths(batches: list[Batch]) -> Any:
-    import torch
-
-    found = []
-    for batch in batches:
-        mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"]))
-        found.append(mask.sum(1))
-    return torch.cat(found)
-
-
-def _mean_gflops(answers: Answers) -> float | None:
-    return None if answers.flops is None else float(answers.flops.double().mean()) / 1e9
-
-
-def _mean_exit_layer(answers: Answers) -> float | None:
-    return None if answers.exit_layer is None else float(answers.exit_layer.double().mean())
+def _mean(values: Any) -> float:
+    return float(values.double().mean())
 
 
 def _described(figures: dict[str, Any]) -> str:

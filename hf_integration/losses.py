@@ -15,13 +15,16 @@ __all__ = ["class_loss", "classification_loss", "span_loss"]
 _IGNORED = -100
 
 
-def classification_loss(logits: Tensor, labels: Tensor, config: PreTrainedConfig) -> Tensor:
+def classification_loss(
+    logits: Tensor, labels: Tensor, config: PreTrainedConfig, weights: Tensor | None = None
+) -> Tensor:
     """Return the loss of a batch of texts, a scalar.
 
     Args:
         logits: ``[batch, num_labels]``.
         labels: int64 ``[batch]``, or float ``[batch, num_labels]`` for multi-label and regression heads.
         config: tells the kind of problem; where it does not, the labels do, and the configuration remembers.
+        weights: of single labels, see :func:`class_loss`.
 
     Raises:
         mp_plugins.ArgumentError: a shape is wrong, or a class label is out of range.
@@ -32,7 +35,7 @@ def classification_loss(logits: Tensor, labels: Tensor, config: PreTrainedConfig
         kinds = "single_label_classification" if whole else "multi_label_classification"
         config.problem_type = "regression" if is_regression(config) else kinds
     if config.problem_type == "single_label_classification":
-        return class_loss(logits, labels)
+        return class_loss(logits, labels, weights)
     if labels.numel() != logits.numel():
         raise argument_error(
             "labels",

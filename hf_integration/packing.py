@@ -7,6 +7,7 @@ The vocabulary is that of variable-length attention: ``cu_seqlens`` are the offs
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from mp_plugins import argument_error
 
-__all__ = ["Packing", "pad", "select_samples", "select_tokens", "unpad"]
+__all__ = ["Packing", "offsets", "pad", "select_samples", "select_tokens", "unpad"]
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,7 @@ class Packing:
     @cached_property
     def cu_seqlens(self) -> Tensor:
         """Offsets of the samples, int32 ``[n + 1]``; sample ``i`` is rows ``cu_seqlens[i] : cu_seqlens[i + 1]``."""
-        # On the host, where the lengths are: one tensor instead of four.
-        return torch.tensor([0, *itertools.accumulate(self.lengths)], dtype=torch.int32, device=self.device)
+        return offsets(self.lengths, self.device)
 
     @cached_property
     def first_tokens(self) -> Tensor:
@@ -55,6 +55,12 @@ class Packing:
     def segment_ids(self) -> Tensor:
         """Sample of each row, counted within this packing, int64 ``[T]``."""
         return torch.repeat_interleave(self.length_tensor)
+
+
+def offsets(lengths: Sequence[int], device: torch.device) -> Tensor:
+    """Return where samples of these lengths begin, and the end, int32 ``[n + 1]``."""
+    # Added up on the host, where the lengths are: one tensor instead of four.
+    return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
 
 
 def unpad(attention_mask: Tensor) -> tuple[Tensor | slice, Packing]:

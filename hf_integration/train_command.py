@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_integration.text_data import ColumnNames, LabelledTexts, read_texts
-from mp_plugins import Subcommand, UsageError
+from mp_plugins import Subcommand, UsageError, check_counts
 
 if TYPE_CHECKING:
     from hf_integration.staged_training import TrainingPlan
@@ -50,9 +50,8 @@ def add_data_arguments(parser: argparse.ArgumentParser, split: str) -> None:
 
 def read_data(arguments: argparse.Namespace) -> LabelledTexts:
     """Check the flags of :func:`add_data_arguments` and read ``DATA``."""
+    check_counts(arguments, "num_threads")
     if arguments.num_threads is not None:
-        if arguments.num_threads < 1:
-            raise UsageError(f"`--num-threads` must be at least 1, got {arguments.num_threads}: leave it out")
         import torch
 
         torch.set_num_threads(arguments.num_threads)
@@ -92,8 +91,7 @@ def _run(arguments: argparse.Namespace) -> int:
     epochs = _epochs(arguments.epochs, stages)
     if not 0 <= arguments.seed < 2**32:
         raise UsageError(f"`--seed` must be from 0 to 4294967295, got {arguments.seed}: leave it out")
-    if arguments.save_steps < 1:
-        raise UsageError(f"`--save-steps` must be at least 1, got {arguments.save_steps}: leave it out")
+    check_counts(arguments, "save_steps")
     # The public name first: where torch is missing, its message names the extra to install.
     from hf_integration import MagicPyramidTrainer  # noqa: F401
     from hf_integration.staged_training import TrainingPlan, train_into

@@ -254,13 +254,7 @@ class MagicPyramidTrainer(Trainer):
             collected["labels"] = labels
         total = self._exits_loss(collected, own.float())
         if labels is not None:
-            logits = states.logits.float()
-            plain = self._weights is None
-            total = total + (
-                classification_loss(logits, labels, model.config)
-                if plain
-                else class_loss(logits, labels, self._weights)
-            )
+            total = total + classification_loss(states.logits.float(), labels, model.config, self._weights)
         return total + self.keep_penalty * self._share_kept(states.kept, inputs) if prunes else total
 
     def _hardening(self) -> float:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from hf_integration.packing import offsets
 
 __all__ = ["suits_varlen", "varlen_attention"]
 
@@ -44,14 +45,10 @@ def varlen_attention(
         The context ``[T_q, heads * head_dim]``.
     """
     q, k, v = (part.view(part.shape[0], num_heads, -1) for part in (query, key, value))
-    offsets = [_offsets(counts, query.device) for counts in (query_lengths, lengths)]
+    begins = [offsets(counts, query.device) for counts in (query_lengths, lengths)]
     # Unsplit, so that a sample's numbers don't depend on the longest one of its batch.
-    context: Tensor = _kernel()(q, k, v, *offsets, max(query_lengths), max(lengths), num_splits=1)
+    context: Tensor = _kernel()(q, k, v, *begins, max(query_lengths), max(lengths), num_splits=1)
     return context.flatten(1)
-
-
-def _offsets(lengths: Sequence[int], device: torch.device) -> Tensor:
-    return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from knn_adapters.index_files import add_file_arguments, library_of, read_index
 from knn_adapters.settings import RESCORE_MODES
-from mp_plugins import MagicPyramidError, Subcommand, Table, UsageError, argument_error
+from mp_plugins import MagicPyramidError, Subcommand, Table, argument_error, check_counts
 from mp_plugins.report import render_table
 
 if TYPE_CHECKING:
@@ -44,10 +44,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    for option in ("k", "max_queries"):
-        value = getattr(arguments, option)
-        if value < 1:
-            raise UsageError(f"`--{option.replace('_', '-')}` must be at least 1, got {value}: leave it out")
+    check_counts(arguments, "k", "max_queries")
     library = library_of(arguments.index, arguments, "INDEX")
     found = _compare(library, arguments)
     print(json.dumps(found.as_data(), indent=2) if arguments.json else _described(found, arguments.k))

@@ -16,7 +16,7 @@ from mp_plugins.errors import (
 from mp_plugins.hookspecs import ENTRY_POINT_GROUP, HookSpecs, hookimpl
 from mp_plugins.manager import create_plugin_manager, load_registry
 from mp_plugins.registry import Registry
-from mp_plugins.subcommands import Subcommand
+from mp_plugins.subcommands import Subcommand, check_counts
 
 __all__ = [
     "ENTRY_POINT_GROUP",
@@ -37,6 +37,7 @@ __all__ = [
     "UnsupportedError",
     "UsageError",
     "argument_error",
+    "check_counts",
     "create_plugin_manager",
     "hookimpl",
     "installed_version",

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Subcommand", "add_subcommand"]
+from mp_plugins.errors import UsageError
+
+__all__ = ["Subcommand", "add_subcommand", "check_counts"]
 
 
 @dataclass(frozen=True)
@@ -39,3 +41,15 @@ def add_subcommand(commands: Any, name: str, subcommand: Subcommand) -> None:
     command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     subcommand.add_arguments(command)
     command.set_defaults(run=subcommand.run)
+
+
+def check_counts(arguments: argparse.Namespace, *names: str) -> None:
+    """Refuse flags, named as in ``arguments``, whose number is given and below 1.
+
+    Raises:
+        mp_plugins.UsageError: there is one.
+    """
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UsageError(f"`--{name.replace('_', '-')}` must be at least 1, got {value}: leave it out")

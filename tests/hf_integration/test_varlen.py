@@ -8,6 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hf_integration import varlen
 from hf_integration.attention import packed_attention
+from hf_integration.packing import offsets
 
 LENGTHS, TOTAL, HEADS, HEAD_DIM = [5, 1, 12], 18, 3, 8
 
@@ -56,8 +57,8 @@ def test_the_kernel_is_called_with_what_it_declares(query_lengths, monkeypatch):
 
 @needs_kernel
 def test_offsets_are_where_samples_begin():
-    assert varlen._offsets(LENGTHS, torch.device("cpu")).tolist() == [0, 5, 6, 18]
-    assert varlen._offsets(LENGTHS, torch.device("cpu")).dtype == torch.int32
+    assert offsets(LENGTHS, torch.device("cpu")).tolist() == [0, 5, 6, 18]
+    assert offsets(LENGTHS, torch.device("cpu")).dtype == torch.int32
 
 
 @needs_kernel

@@ -14,6 +14,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from hf_integration.batching import pad_rows
+from hf_integration.measuring import without_full_mask
 from mp_models.tasks import Rows
 
 __all__ = ["Answers", "Contender", "bfloat16", "int8"]
@@ -85,10 +86,7 @@ class Contender:
         missing = 0 if self.pad_to is None else self.pad_to - batch["input_ids"].shape[1]
         if missing > 0:
             batch = {name: functional.pad(tensor, (0, missing)) for name, tensor in batch.items()}
-        if bool(batch["attention_mask"].all()):
-            # Without one BERT takes the kernel that is fastest.
-            del batch["attention_mask"]
-        return batch
+        return without_full_mask(batch)
 
 
 def bfloat16(model: nn.Module) -> nn.Module:

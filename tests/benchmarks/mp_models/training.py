@@ -32,7 +32,7 @@ class Recipe:
 
     Attributes:
         train_tokens: documents are cut to so many to fine-tune.
-        pruning_tokens: and to so many for the stages ``soft`` and ``hard``: cuts do not depend on the length.
+        pruning_tokens: and to so many for the stage ``soft``: cuts do not depend on the length.
         stages: changes to the arguments of :class:`transformers.TrainingArguments`, by stage.
         options: of :class:`hf_integration.MagicPyramidTrainer`.
         seed: of every random choice.
@@ -47,9 +47,9 @@ class Recipe:
 
 _FINETUNE = {"num_train_epochs": 2, "learning_rate": 2e-4, "per_device_train_batch_size": 16}
 # About as many steps as the demo takes, which the defaults are for: its documents are a quarter as many, or less.
-_PRUNING = {"soft": {"num_train_epochs": 0.2}, "hard": {"num_train_epochs": 0.2}}
-# As many epochs in one stage as the four have together, give or take a tenth.
-_STAGES = {"finetune": _FINETUNE, **_PRUNING, "joint": {**_FINETUNE, "num_train_epochs": 2.4}}
+_SOFT = {"num_train_epochs": 0.2}
+# As many epochs in one stage as the others have together, give or take a tenth.
+_STAGES = {"finetune": _FINETUNE, "soft": _SOFT, "joint": {**_FINETUNE, "num_train_epochs": 2.4}}
 _RECIPES = {
     "r8": Recipe(256, _STAGES),
     "20ng": Recipe(
@@ -59,7 +59,6 @@ _RECIPES = {
             "finetune": {**_FINETUNE, "num_train_epochs": 1.5},
             "joint": {**_FINETUNE, "num_train_epochs": 1.7},
             "soft": {"num_train_epochs": 0.1},
-            "hard": {"num_train_epochs": 0.1},
         },
     ),
     "tweets": Recipe(256, _STAGES),
