@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hf_integration.attention import Importance, packed_attention
 from hf_integration.model_family import ModelFamily, Pooling
-from hf_integration.packing import Packing, select_samples, select_tokens
+from hf_integration.packing import Packing, segment_max, segment_mean, select_samples, select_tokens
 from hf_integration.places import Places
 
 __all__ = ["CompactLayout", "Layout"]
@@ -123,10 +123,7 @@ class Layout(abc.ABC):
     def pool(self) -> Tensor:
         """Return first token, mean and maximum over the live tokens of a sample, ``[n, 3 * hidden_size]``."""
         states = self.final_norm(self.live_states())
-        # A loop over views: segment_reduce measured 6 times slower for 32 samples of mixed length.
-        samples = torch.split(states, list(self.packing.lengths))
-        mean = torch.stack([sample.mean(0) for sample in samples])
-        largest = torch.stack([sample.amax(0) for sample in samples])
+        mean, largest = segment_mean(states, self.packing), segment_max(states, self.packing)
         return torch.cat((states[self.packing.first_tokens], mean, largest), dim=1)
 
 
@@ -205,7 +202,7 @@ class CompactLayout(Layout):
 
     def mean(self, states: Tensor) -> Tensor:
         """See :meth:`Layout.mean`. Nothing is soft here."""
-        return torch.stack([sample.mean(0) for sample in torch.split(states, list(self.packing.lengths))])
+        return segment_mean(states, self.packing)
 
     def last_layer(self, layer: nn.Module) -> Tensor:
         """See :meth:`Layout.last_layer`. Only [CLS] asks; the others are keys and values and go no further."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from hf_integration.attention import Importance, padded_attention
 from hf_integration.layouts import Layout
 from hf_integration.model_family import ModelFamily
-from hf_integration.packing import Packing, pad, select_samples, select_tokens
+from hf_integration.packing import Packing, pad, segment_max, segment_mean, select_samples, select_tokens
 from hf_integration.places import Places
 
 __all__ = ["MaskedLayout"]
@@ -108,9 +108,9 @@ class MaskedLayout(Layout):
 
     def mean(self, states: Tensor) -> Tensor:
         """See :meth:`Layout.mean`."""
-        samples = torch.split(states, list(self.packing.lengths))
         if self.token_weights is None:
-            return torch.stack([sample.mean(0) for sample in samples])
+            return segment_mean(states, self.packing)
+        samples = torch.split(states, list(self.packing.lengths))
         live = self.token_weights[self._tokens()].to(states.dtype)
         weights = torch.split(live, list(self.packing.lengths))
         pairs = zip(samples, weights, strict=True)
@@ -122,8 +122,7 @@ class MaskedLayout(Layout):
             return super().pool()
         states, weights = self.final_norm(self.live_states()), self.token_weights[self._tokens()].to(self.hidden.dtype)
         # As in attention: a weight of 0 is removal, and the floor keeps its gradient finite.
-        lowered = torch.split(states + weights.clamp_min(1e-6).log()[:, None], list(self.packing.lengths))
-        largest = torch.stack([sample.amax(0) for sample in lowered])
+        largest = segment_max(states + weights.clamp_min(1e-6).log()[:, None], self.packing)
         return torch.cat((states[self.packing.first_tokens], self.mean(states), largest), dim=1)
 
     def last_layer(self, layer: nn.Module) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -48,7 +49,8 @@ class MagicPyramidTrainer(Trainer):
       weights lost 1.2 points of accuracy on Reuters R8. A token's weight is ``sigmoid((r - rho) / temperature)``; it
       enters the attention of the later layers, so that a weight of 0 is removal. The loss grows with the share of
       tokens kept.
-    - ``hard``: weights alone, with tokens really dropped at the learned thresholds.
+    - ``hard``: weights alone, with tokens really dropped at the learned thresholds. A classifier of texts learns from
+      the labels and from what it answered before it was pruned.
     - ``exits``: internal classifiers (and a learned exit criterion) alone, on the frozen backbone, from the last
       layer's answers and the labels. The backbone runs over the data once. Heads that read every token have no exits.
 
@@ -64,8 +66,8 @@ class MagicPyramidTrainer(Trainer):
         keep_penalty: weight of the share of tokens kept, mean over pruning layers and samples, in the loss of
             ``soft``.
         soft_temperature: of the sigmoid in ``soft``.
-        distillation_weight: share of the distillation term in ``exits``, 0 to 1.
-        distillation_temperature: of the distillation term in ``exits``.
+        distillation_weight: share of the distillation term in ``exits``, ``hard`` and ``joint``, 0 to 1.
+        distillation_temperature: of that term.
         class_weights: of the classes in every loss that labels give: one positive number each, or ``"balanced"`` for
             the inverse of their frequency in the training data. Not in evaluation, whose losses stay comparable.
         **kwargs: as for :class:`transformers.Trainer`.
@@ -129,6 +131,7 @@ class MagicPyramidTrainer(Trainer):
         self.cached_exits: CachedExits | None = None
         self._kept_share: float | None = None
         self._weights: Tensor | None = None
+        self._teacher: Any = None
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Run the stage; arguments and result as of :meth:`transformers.Trainer.train`."""
@@ -138,6 +141,8 @@ class MagicPyramidTrainer(Trainer):
                 self._prepare_exits()
             elif self.stage == JOINT:
                 self._prepare_joint()
+            elif self.stage == "hard":
+                self._prepare_hard()
             outcome = super().train(*args, **kwargs)
             if self.stage == JOINT:
                 self._solve_lexical(self._collected())
@@ -182,7 +187,11 @@ class MagicPyramidTrainer(Trainer):
         soft = self.stage == "soft"
         outputs = model(**inputs, soft_temperature=self.soft_temperature if soft else None)
         total: Tensor = outputs.loss
-        if self._weights is not None:
+        if self._teacher is not None:
+            with torch.no_grad():
+                taught = self._teacher(**{name: tensor for name, tensor in inputs.items() if name != "labels"})
+            total = self._distillation_loss(outputs.logits[:, None], taught.logits, inputs.get("labels"))
+        elif self._weights is not None:
             total = class_loss(outputs.logits, inputs["labels"], self._weights)
         if soft:
             total = total + self.keep_penalty * self._share_kept(outputs.tokens_kept, inputs)
@@ -296,6 +305,11 @@ class MagicPyramidTrainer(Trainer):
         self._solve_lexical(cached, unseen=True)
         self._standardise(cached)
 
+    def _prepare_hard(self) -> None:
+        if self.distillation_weight > 0 and isinstance(self.model, MagicPyramidForSequenceClassification):
+            self._teacher = copy.deepcopy(self.model).eval().requires_grad_(False)
+            self._teacher.set_speed(0.0)
+
     def _prepare_joint(self) -> None:
         self._standardise(self._collected(_SCALE_TEXTS))
 
@@ -361,7 +375,7 @@ class MagicPyramidTrainer(Trainer):
             yield
         finally:
             config.keep_scale = keep_scale
-            self.cached_exits = None
+            self.cached_exits = self._teacher = None
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(frozen[name])
 

@@ -46,19 +46,20 @@ def varlen_attention(
     """
     q, k, v = (part.view(part.shape[0], num_heads, -1) for part in (query, key, value))
     begins = [offsets(counts, query.device) for counts in (query_lengths, lengths)]
-    # Unsplit, so that a sample's numbers don't depend on the longest one of its batch.
-    context: Tensor = _kernel()(q, k, v, *begins, max(query_lengths), max(lengths), num_splits=1)
+    context: Tensor = _kernel()(q, k, v, *begins, max(query_lengths), max(lengths))
     return context.flatten(1)
 
 
 @functools.cache
 def _kernel() -> Any:
-    """Return torch's function, or ``None`` in releases without it or without ``num_splits``."""
+    """Return torch's function, or ``None`` in releases without it."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
-    return varlen_attn if "num_splits" in inspect.signature(varlen_attn).parameters else None
+    # Unsplit, so that a sample's numbers don't depend on the longest one of its batch. Earlier releases never split.
+    splits = "num_splits" in inspect.signature(varlen_attn).parameters
+    return functools.partial(varlen_attn, num_splits=1) if splits else varlen_attn
 
 
 @functools.cache

@@ -147,7 +147,7 @@ def run_shapes(given: argparse.Namespace, content: dict[str, Any]) -> None:
     print(f"\n{shapes.shapes_table(content['shapes'])}", flush=True)
     if torch.cuda.is_available():
         content["cuda"] = shapes.cuda_rows(given.max_tokens, (1, 8, 32, 128, 512), rounds=max(given.rounds, 20))
-        print(json.dumps(content["cuda"], indent=2))
+        print(f"\n{torch.cuda.get_device_name()}, bfloat16\n\n{shapes.shapes_table(content['cuda'])}", flush=True)
 
 
 def main() -> None:

@@ -131,6 +131,37 @@ def test_hard_trains_weights_on_pruned_texts(model, train):
     assert model.token_pruner.keep_thresholds.tolist() == pytest.approx([0.9] * 3)
 
 
+def test_hard_learns_from_the_answers_before_pruning(model, train, rows):
+    train(model, "finetune", num_train_epochs=8)
+    model.config.exit_threshold = 0.9
+    # All but [CLS] and the last token of a text go.
+    model.token_pruner.keep_thresholds.data.fill_(5.0)
+    batch = collate(rows)
+    labels = batch.pop("labels")
+
+    def divergence():
+        with torch.no_grad():
+            return torch.nn.functional.kl_div(
+                model(**batch).logits.log_softmax(-1), before, reduction="batchmean"
+            ).item()
+
+    model.eval().set_speed(0.0)
+    before = model(**batch).logits.softmax(-1).detach()
+    model.config.keep_scale = 1.0
+    pruned = divergence()
+    # Labels that say the opposite change nothing where the teacher has all the weight.
+    for row in rows:
+        row["labels"] = 1 - row["labels"]
+    try:
+        trainer = train(model, "hard", {"distillation_weight": 1.0}, num_train_epochs=10)
+    finally:
+        for row, label in zip(rows, labels.tolist(), strict=True):
+            row["labels"] = label
+    model.eval()
+    assert divergence() < 0.5 * pruned
+    assert losses(trainer)[-1] < losses(trainer)[0]
+
+
 def test_exits_train_classifiers_alone_and_run_the_backbone_once(model, train):
     train(model, "finetune", num_train_epochs=8)
     calls = []

@@ -52,7 +52,7 @@ def test_the_kernel_is_called_with_what_it_declares(query_lengths, monkeypatch):
         query, key = make(torch.bfloat16, "cuda", rows=sum(query_lengths)), make(torch.bfloat16, "cuda")
         context, importance = packed_attention(query, key, key, LENGTHS, num_heads=HEADS, query_lengths=query_lengths)
         assert (context.shape, context.device.type, importance) == (query.shape, "cuda", None)
-    assert calls == [((max(query_lengths), 12), {"num_splits": 1})]
+    assert calls == [((max(query_lengths), 12), {})]
 
 
 @needs_kernel
