@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from hf_integration import compatibility
 from hf_integration.compatibility import PreTrainedConfig
 from hf_integration.configuration_magic_pyramid import MagicPyramidConfig, config_class, family_of, speed_settings
-from hf_integration.early_exit import ExitCriterion, InternalClassifier
+from hf_integration.early_exit import ExitCriterion, InternalClassifier, InternalClassifiers
 from hf_integration.flops import ModelShape
 from hf_integration.inputs import BatchInputs
 from hf_integration.layouts import Layout
@@ -212,7 +212,7 @@ class PyramidModel(compatibility.KeepsOwnParameters, PreTrainedModel):
 
     def _init_weights(self, module: torch.nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, (InternalClassifier, ExitCriterion, LexicalClassifier, TokenPruner)):
+        if isinstance(module, (InternalClassifier, InternalClassifiers, ExitCriterion, LexicalClassifier, TokenPruner)):
             module.reset_parameters()
 
     def _change(self, changes: Mapping[str, Any]) -> None:

@@ -55,13 +55,22 @@ class TrainingPlan:
     balanced: bool = False
 
 
-def train_into(plan: TrainingPlan, data: LabelledTexts, out: Path, *, save_steps: int = 500) -> dict[str, Any]:
+def train_into(
+    plan: TrainingPlan,
+    data: LabelledTexts,
+    out: Path,
+    *,
+    held_out: LabelledTexts | None = None,
+    save_steps: int = 500,
+) -> dict[str, Any]:
     """Train, or go on with a training that was interrupted, and leave model and tokenizer in ``out``.
 
     Args:
         plan: what to do.
         data: training texts.
         out: empty or absent, or the folder of an earlier run of the same plan on the same texts.
+        held_out: texts that nothing is trained on, as for ``calibration_dataset`` of
+            :class:`~hf_integration.MagicPyramidTrainer`.
         save_steps: an interruption loses at most so many steps of a stage.
 
     Returns:
@@ -70,7 +79,8 @@ def train_into(plan: TrainingPlan, data: LabelledTexts, out: Path, *, save_steps
     Raises:
         mp_plugins.ArgumentError: ``out`` holds something else, or data and model do not fit together.
     """
-    state = _read_state(out, {**asdict(plan), "stages": list(plan.stages), "texts": _digest(data)})
+    texts = {"texts": _digest(data), "held_out": None if held_out is None else _digest(held_out)}
+    state = _read_state(out, {**asdict(plan), "stages": list(plan.stages), **texts})
     if state["complete"]:
         return state
     stages_folder = out / "stages"
@@ -83,7 +93,15 @@ def train_into(plan: TrainingPlan, data: LabelledTexts, out: Path, *, save_steps
     length = usable_length(model, tokenizer, plan.max_length)
     # Remembered with the tokenizer, so that calibration and pipelines cut where training did.
     tokenizer.model_max_length = length
-    rows = tokenise(tokenizer, data.texts, data.pairs, label_ids(data.labels, model.config.label2id), length)
+
+    def rows_of(labelled: LabelledTexts) -> Any:
+        labels = label_ids(labelled.labels, model.config.label2id)
+        return tokenise(tokenizer, labelled.texts, labelled.pairs, labels, length)
+
+    rows = rows_of(data)
+    options: dict[str, Any] = {"class_weights": "balanced"} if plan.balanced else {}
+    if held_out is not None:
+        options["calibration_dataset"] = rows_of(held_out)
 
     def keep(report: StageReport) -> None:
         save_checkpoint(model, tokenizer, stages_folder / report.stage)
@@ -100,7 +118,7 @@ def train_into(plan: TrainingPlan, data: LabelledTexts, out: Path, *, save_steps
         output_dir=stages_folder / "work",
         stages=plan.stages[len(finished) :],
         training_arguments={stage: {"num_train_epochs": epochs} for stage, epochs in plan.epochs.items()},
-        trainer_options={"class_weights": "balanced"} if plan.balanced else {},
+        trainer_options=options,
         after_stage=keep,
         seed=plan.seed,
         save_steps=save_steps,

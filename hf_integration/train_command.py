@@ -29,10 +29,12 @@ Turns a BERT checkpoint into a Magic Pyramid that classifies your texts: fine-tu
       minutes instead: the model stays as it is and only gains exits
   magic-pyramid train bert-base-uncased reviews.csv fast-bert --joint
       one stage that trains everything together, instead of four
+  magic-pyramid train bert-base-uncased reviews.csv fast-bert --held-out others.csv
+      texts that nothing is trained on say how much to believe each exit; a few hundred make exits earlier and surer
   magic-pyramid train bert-base-uncased glue:rte fast-bert --epochs finetune=3
       a data set of the library `datasets`; two texts a sample are found by their usual names
 
-Run the same command again after an interruption: it goes on where it was. Then, on texts that training has not seen:
+Run the same command again after an interruption: it goes on where it was. Then, on texts that are new to all of this:
 
   magic-pyramid calibrate fast-bert held-out.csv --max-loss 0.005 --confidence 0.95"""
 
@@ -55,8 +57,13 @@ def read_data(arguments: argparse.Namespace) -> LabelledTexts:
         import torch
 
         torch.set_num_threads(arguments.num_threads)
+    return _read(arguments, arguments.data)
+
+
+def _read(arguments: argparse.Namespace, source: str) -> LabelledTexts:
+    """Read ``source`` as ``DATA`` is read."""
     columns = ColumnNames(arguments.text_column, arguments.text_pair_column, arguments.label_column)
-    return read_texts(arguments.data, columns, split=arguments.split)
+    return read_texts(source, columns, split=arguments.split)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,6 +78,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--joint", action="store_true", help="one stage, `joint`, in which all is trained together")
     parser.add_argument(
         "--epochs", nargs="+", default=[], metavar="STAGE=N", help="epochs of a stage, for example exits=100 soft=0.5"
+    )
+    parser.add_argument(
+        "--held-out",
+        metavar="DATA",
+        help="texts like DATA, none of them in it: on them the exits' opinions are weighed",
     )
     parser.add_argument("--balanced", action="store_true", help="let rare classes count as much as frequent ones")
     parser.add_argument("--seed", type=int, default=42, help="seed of every random choice (default: %(default)s)")
@@ -92,6 +104,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.seed < 2**32:
         raise UsageError(f"`--seed` must be from 0 to 4294967295, got {arguments.seed}: leave it out")
     check_counts(arguments, "save_steps")
+    if arguments.held_out is not None and stages[-1] not in ("exits", "joint"):
+        raise UsageError(f"`--held-out` must be left out where no exits are trained, got the stages {' '.join(stages)}")
     # The public name first: where torch is missing, its message names the extra to install.
     from hf_integration import MagicPyramidTrainer  # noqa: F401
     from hf_integration.staged_training import TrainingPlan, train_into
@@ -100,7 +114,8 @@ def _run(arguments: argparse.Namespace) -> int:
     # Trainer logs on standard output, which is for the result alone.
     with redirect_stdout(sys.stderr):
         data = read_data(arguments)
-        state = train_into(plan, data, arguments.out, save_steps=arguments.save_steps)
+        held_out = None if arguments.held_out is None else _read(arguments, arguments.held_out)
+        state = train_into(plan, data, arguments.out, held_out=held_out, save_steps=arguments.save_steps)
     _print(plan, data, state, arguments)
     return 0
 

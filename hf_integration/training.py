@@ -20,6 +20,7 @@ from hf_integration.exit_training import CachedExits, collect_exit_states, disti
 from hf_integration.lexical_training import cross_fitted_logits, fit_lexical, weigh_texts
 from hf_integration.losses import class_loss, classification_loss
 from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
+from hf_integration.opinions import fit_opinions
 from mp_plugins import argument_error
 
 __all__ = ["JOINT", "STAGES", "MagicPyramidTrainer"]
@@ -70,6 +71,9 @@ class MagicPyramidTrainer(Trainer):
         distillation_temperature: of that term.
         class_weights: of the classes in every loss that labels give: one positive number each, or ``"balanced"`` for
             the inverse of their frequency in the training data. Not in evaluation, whose losses stay comparable.
+        calibration_dataset: like ``train_dataset``, of texts that no stage was trained on. At the end of ``exits`` and
+            ``joint`` it is fitted on them how much the states and the words of a text count at each exit
+            (:func:`~hf_integration.opinions.fit_opinions`); without them, equally much.
         **kwargs: as for :class:`transformers.Trainer`.
 
     Raises:
@@ -88,6 +92,7 @@ class MagicPyramidTrainer(Trainer):
         distillation_weight: float = 0.5,
         distillation_temperature: float = 1.0,
         class_weights: ClassWeights = None,
+        calibration_dataset: Any = None,
         **kwargs: Any,
     ) -> None:
         if stage not in _TRAINED:
@@ -128,6 +133,7 @@ class MagicPyramidTrainer(Trainer):
         self.distillation_weight = distillation_weight
         self.distillation_temperature = distillation_temperature
         self.class_weights = class_weights
+        self.calibration_dataset = calibration_dataset
         self.cached_exits: CachedExits | None = None
         self._kept_share: float | None = None
         self._weights: Tensor | None = None
@@ -146,6 +152,8 @@ class MagicPyramidTrainer(Trainer):
             outcome = super().train(*args, **kwargs)
             if self.stage == JOINT:
                 self._solve_lexical(self._collected())
+            if self.stage in ("exits", JOINT) and self.calibration_dataset is not None:
+                self._fit_opinions()
             return outcome
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
@@ -317,9 +325,25 @@ class MagicPyramidTrainer(Trainer):
         for judge in (self.model.internal_classifiers.standardise, self.model.exit_criterion.prepare):
             judge(cached.columns["pooled"])
 
-    def _collected(self, texts: int | None = None) -> CachedExits:
-        """Return what the exits read of the training data, or of about its first ``texts``."""
-        batches = self.get_test_dataloader(self.train_dataset)
+    def _fit_opinions(self) -> None:
+        columns = self._collected(data=self.calibration_dataset).columns
+
+        def loss(logits: Tensor) -> Tensor:
+            labels = columns.get("labels")
+            # Where there are labels, they alone: the last layer may be wrong more often than an exit.
+            weight = 1.0 if labels is None else 0.0
+            return distillation_loss(
+                logits, columns["teacher_logits"], labels, problem_type=self._problem_type(labels), weight=weight,
+                temperature=1.0,
+            )  # fmt: skip
+
+        classifiers = self.model.internal_classifiers.cpu()
+        fit_opinions(classifiers, columns["pooled"], loss)
+        classifiers.to(self.model.device)
+
+    def _collected(self, texts: int | None = None, data: Any = None) -> CachedExits:
+        """Return what the exits read of ``data``, by default the training data, or of about its first ``texts``."""
+        batches = self.get_test_dataloader(self.train_dataset if data is None else data)
         few = None if texts is None else -(-texts // self.args.eval_batch_size)
         # In the precision of the training arguments, in which this pass takes half the time on many processors.
         with self.accelerator.autocast():

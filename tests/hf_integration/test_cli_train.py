@@ -234,6 +234,21 @@ def test_quick_trains_exits_alone_on_a_fine_tuned_checkpoint(capsys, tmp_path, b
     assert changed == {"internal_classifiers", "lexical_classifier"}
 
 
+def test_opinions_are_weighed_on_held_out_texts(capsys, tmp_path, backbone, texts):
+    fine, fast = tmp_path / "fine", tmp_path / "fast"
+    held_out, other = write_texts(tmp_path / "held-out.csv", 24), write_texts(tmp_path / "other.csv", 30)
+    only = ["--stages", "finetune", "--epochs", "finetune=8"]
+    assert run(capsys, "train", backbone, texts, fine, *only)[0] == 0
+    arguments = ["train", fine, texts, fast, "--quick", "--epochs", "exits=8", "--held-out"]
+    assert run(capsys, *arguments, held_out)[0] == 0
+    weights = AutoModelForSequenceClassification.from_pretrained(fast).internal_classifiers.opinion_weights
+    assert not (weights == 0.5).any()
+    code, error = fails(capsys, *arguments, other)
+    assert (code, "where held_out differ" in error) == (1, True), error
+    code, error = fails(capsys, *["train", backbone, texts, tmp_path / "no", *only, "--held-out", held_out])
+    assert (code, "`--held-out` must be left out" in error) == (2, True), error
+
+
 def test_joint_trains_one_stage_with_a_new_head_and_balanced_classes(capsys, tmp_path, backbone, texts):
     out = tmp_path / "joint"
     arguments = ["train", backbone, texts, out, "--joint", "--balanced", "--epochs", "joint=3"]

@@ -243,6 +243,18 @@ def test_an_interrupted_stage_resumes_to_the_same_end(make_pyramid, train, tmp_p
         torch.testing.assert_close(resumed.state_dict()[name], tensor, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.parametrize("stage", ["exits", "joint"])
+def test_opinions_are_weighed_on_held_out_texts(model, train, rows, stage):
+    train(model, "finetune", num_train_epochs=4)
+    # Held-out texts whose labels are the opposite: nothing that was learned counts.
+    opposite = [{**row, "labels": 1 - row["labels"]} for row in rows]
+    train(model, stage, num_train_epochs=8, learning_rate=0.01)
+    equally = model.internal_classifiers.opinion_weights.clone()
+    assert (equally == 0.5).all()
+    train(model, stage, {"calibration_dataset": opposite}, num_train_epochs=8, learning_rate=0.01)
+    assert (model.internal_classifiers.opinion_weights < 0.3).all()
+
+
 def test_soft_masks_near_zero_and_one_equal_hard_pruning(make_pyramid, make_batch):
     model = make_pyramid(keep_threshold=0.7)
     batch = make_batch([9, 14, 5])

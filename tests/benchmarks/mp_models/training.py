@@ -155,7 +155,7 @@ class Trainer:
                 output_dir=work,
                 stages=stages,
                 training_arguments={stage: {**shared, **self._recipe.stages.get(stage, {})} for stage in stages},
-                trainer_options=self._recipe.options,
+                trainer_options={**self._recipe.options, "calibration_dataset": self._task.held_out},
                 seed=self._recipe.seed,
                 save_steps=_SAVE_STEPS,
                 data_collator=self._collate,
@@ -172,11 +172,12 @@ class Trainer:
 
     def _facts(self, *stages: str) -> dict[str, Any]:
         return {
-            "rows": hashlib.sha256(json.dumps(self._rows(stages)).encode()).hexdigest(),
+            "rows": _digest(self._rows(stages)),
             "stages": {stage: {**RECIPE[stage], **self._recipe.stages.get(stage, {})} for stage in stages},
             "options": dict(self._recipe.options),
             "seed": self._recipe.seed,
             "bfloat16": self._bfloat16,
+            **({"held out": _digest(self._task.held_out)} if {"exits", "joint"} & set(stages) else {}),
         }
 
 
@@ -188,6 +189,10 @@ def _attached(model: Any, settings: Mapping[str, Any]) -> Any:
     # Another criterion has other parameters, which start untrained.
     made.load_state_dict(model.state_dict(), strict=False)
     return made.eval()
+
+
+def _digest(rows: Rows) -> str:
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def _cut(row: dict[str, Any], tokens: int, separator: int) -> dict[str, Any]:
