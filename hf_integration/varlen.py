@@ -80,7 +80,7 @@ def _flash(
 
     That is what ``varlen_attn`` calls: the operator that it is wrapped in costs the host several times as much.
     """
-    context, log_sums, *_ = torch.ops.aten._flash_attention_forward(
+    context, log_sums, *_ = torch.ops.aten._flash_attention_forward.default(
         q, k, v, query_begins, key_begins, most_queries, most_keys, 0.0, False, False, **_unsplit()
     )
     return context, log_sums

@@ -72,10 +72,10 @@ def test_the_importance_is_computed_from_what_the_kernel_leaves(monkeypatch):
     for importance in ("received", "first"):
         with FakeTensorMode():
             rows = make(torch.bfloat16, "cuda")
+            monkeypatch.setattr(varlen, "has_triton", lambda device: False)
             assert not varlen.suits_varlen(rows, HEADS, importance)
-            with monkeypatch.context() as patch:
-                patch.setattr(varlen, "has_triton", lambda device: True)
-                _, found = packed_attention(rows, rows, rows, LENGTHS, num_heads=HEADS, importance=importance)
+            monkeypatch.setattr(varlen, "has_triton", lambda device: True)
+            _, found = packed_attention(rows, rows, rows, LENGTHS, num_heads=HEADS, importance=importance)
             assert found.shape == (TOTAL,)
     shape = (TOTAL, HEADS, HEAD_DIM)
     assert given == [(shape, shape, (HEADS, TOTAL), (4,), 12, first) for first in (False, True)]
