@@ -3,8 +3,8 @@
 On packed tokens the samples are taken one after the other, on views of the packed tensors. Gathering them into length
 buckets was measured too: on a CPU it costs 1.2 to 3.5 times as much (32 samples of 5 to 128 tokens, 12 heads), because
 the copies and the padded rows outweigh the calls that they save. Elsewhere a call costs more than the padding: on CUDA
-devices one kernel takes them all (:mod:`hf_integration.varlen`) where the importance is not asked for, and otherwise
-many samples go padded in each call.
+devices one kernel takes them all (:mod:`hf_integration.varlen`), and where it does not take them many samples go padded
+in each call.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def packed_attention(
     dropout: float = 0.0,
     importance: Importance | None = None,
     bias: PlacedBias | None = None,
+    begins: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Attend within each sample of a packed batch.
 
@@ -95,6 +96,7 @@ def packed_attention(
         dropout: probability with which attention weights are dropped.
         importance: also return that of the keys; needs as many queries as keys.
         bias: added to the scores.
+        begins: offsets of the queries and of the keys, int32 ``[n + 1]`` each, where they are at hand.
 
     Returns:
         The context ``[T_q, heads * head_dim]`` and the importance ``r`` float32 ``[T]`` (or ``None``): the mean over
@@ -102,8 +104,10 @@ def packed_attention(
         is 1 on average.
     """
     query_lengths = query_lengths or lengths
-    if importance is None and dropout == 0 and bias is None and suits_varlen(query, num_heads):
-        return varlen_attention(query, key, value, query_lengths, lengths, num_heads), None
+    if dropout == 0 and bias is None and suits_varlen(query, num_heads, importance):
+        return varlen_attention(
+            query, key, value, query_lengths, lengths, num_heads, begins=begins, importance=importance
+        )
     if bias is None and query.device.type != "cpu":
         return grouped_attention(
             query, key, value, query_lengths, lengths, num_heads=num_heads, dropout=dropout, importance=importance

@@ -36,13 +36,13 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class EncoderResult:
-    """The outcome of one pass, rows in the order of the batch.
+    """The outcome of one pass, rows in the order of the batch. What is counted lies on the host.
 
     Attributes:
         logits: ``[batch, labels]``.
         exit_layer: layers run for each sample, int64 ``[batch]``.
         attended: tokens that entered each layer, int64 ``[batch, layers]``, 0 = had left.
-        kept: tokens that pruning left after each layer: int64, or float32 with gradients if soft.
+        kept: tokens that pruning left after each layer: int64, or, where the model is, float32 with gradients if soft.
         pooled: ``[batch, exits, features]`` if recorded; see :class:`~hf_integration.early_exit.InternalClassifiers`.
         exits_asked: depths at which internal classifiers were asked.
         layers_run: how many layers anybody entered.
@@ -65,8 +65,9 @@ class TokenResult:
 
     Attributes:
         states: last state of every live token of the batch, ``[T, hidden_size]``.
-        attended: tokens that entered each layer, int64 ``[batch, layers]``.
-        kept: tokens that pruning left after each layer: int64, or float32 with gradients if soft.
+        attended: tokens that entered each layer, int64 ``[batch, layers]`` on the host.
+        kept: tokens that pruning left after each layer: likewise, or, where the model is, float32 with gradients if
+            soft.
         pruned: the pruner was at work.
     """
 
@@ -78,14 +79,16 @@ class TokenResult:
 
 @dataclass
 class _Ledger:
-    """What a pass has recorded so far."""
+    """What a pass has recorded so far; numbers on the host, because a device takes a launch to note each."""
 
     attended: Tensor
     kept: Tensor
+    # Rows of the batch that still run.
+    running: Tensor
     soft_kept: list[Tensor] = field(default_factory=list)
-    sample_ids: list[Tensor] = field(default_factory=list)
-    logits: list[Tensor] = field(default_factory=list)
-    depths: list[int] = field(default_factory=list)
+    # Of all samples, by the last exit at which anybody left while they ran.
+    logits: Tensor | None = None
+    exit_layer: Tensor | None = None
     pooled: list[Tensor] = field(default_factory=list)
     exits_asked: list[int] = field(default_factory=list)
     # Logits of the exits that the running samples have passed, [n, exits, labels].
@@ -93,34 +96,47 @@ class _Ledger:
 
     @classmethod
     def of(cls, layout: Layout, layers: int) -> _Ledger:
-        books = torch.zeros(2, len(layout.packing.lengths), layers, dtype=torch.int64, device=layout.packing.device)
-        return cls(attended=books[0], kept=books[1])
+        packing = layout.packing
+        running = packing.sample_ids if packing.device.type == "cpu" else torch.arange(len(packing.lengths))
+        # As it is if no token is pruned and nobody leaves: what happens is noted when it happens.
+        attended, kept = packing.host_lengths[:, None].repeat(2, 1, layers)
+        return cls(attended, kept, running)
 
-    def enter(self, depth: int, layout: Layout) -> None:
-        self.attended[layout.packing.sample_ids, depth] = layout.packing.length_tensor
+    def prune(self, depth: int, layout: Layout) -> None:
+        lengths = layout.packing.host_lengths[:, None]
+        self.kept[self.running, depth - 1 :] = lengths
+        self.attended[self.running, depth:] = lengths
 
-    def leave(self, depth: int, layout: Layout) -> None:
-        self.kept[layout.packing.sample_ids, depth] = layout.packing.length_tensor
+    def weigh(self, layout: Layout) -> None:
         if isinstance(layout, MaskedLayout) and layout.token_weights is not None:
             self.soft_kept.append(layout.token_weights.sum(1))
+
+    def leave(self, depth: int, stay: list[bool]) -> None:
+        stays = torch.tensor(stay)
+        gone = self.running[~stays]
+        self.attended[gone, depth:] = 0
+        self.kept[gone, depth:] = 0
+        self.running = self.running[stays]
 
     def all_kept(self) -> Tensor:
         return torch.stack(self.soft_kept, dim=1) if self.soft_kept else self.kept
 
-    def let_go(self, sample_ids: Tensor, logits: Tensor, depth: int) -> None:
-        self.sample_ids.append(sample_ids)
-        self.logits.append(logits)
-        self.depths.append(depth)
+    def answer(self, sample_ids: Tensor, logits: Tensor, depth: int) -> None:
+        """Note the logits of all who run; those who stay overwrite theirs."""
+        if self.logits is None or self.exit_layer is None:
+            # Nobody has left before: these are the rows of the batch.
+            self.logits, self.exit_layer = logits, torch.full((len(logits),), depth)
+            return
+        dtype = torch.promote_types(self.logits.dtype, logits.dtype)
+        self.logits = self.logits.to(dtype).index_copy(0, sample_ids, logits.to(dtype))
+        self.exit_layer[self.running] = depth
 
     def result(self, *, layers_run: int, pruned: bool) -> EncoderResult:
-        depths = [torch.full_like(ids, depth) for ids, depth in zip(self.sample_ids, self.depths, strict=True)]
-        logits, exit_layer = self.logits[0], depths[0]
-        if len(depths) > 1:
-            order = torch.cat(self.sample_ids).argsort()
-            logits, exit_layer = torch.cat(self.logits)[order], torch.cat(depths)[order]
+        if self.logits is None or self.exit_layer is None:
+            raise RuntimeError("a pass ends when everybody has left")
         return EncoderResult(
-            logits=logits,
-            exit_layer=exit_layer,
+            logits=self.logits,
+            exit_layer=self.exit_layer,
             attended=self.attended,
             kept=self.all_kept(),
             pooled=torch.stack(self.pooled, dim=1) if self.pooled else None,
@@ -149,15 +165,16 @@ class TokenEncoder:
         ledger = _Ledger.of(layout, len(self.layers))
         active = self._is_active(soft_temperature)
         for depth in range(len(self.layers)):
-            ledger.enter(depth, layout)
-            self._run_layer(depth + 1, layout, soft_temperature, active=active)
-            ledger.leave(depth, layout)
+            self._run_layer(depth + 1, layout, soft_temperature, ledger, active=active)
+            ledger.weigh(layout)
         return TokenResult(layout.last_states(), ledger.attended, ledger.all_kept(), active)
 
     def _is_active(self, soft_temperature: float | None) -> bool:
         return self.pruner is not None and (soft_temperature is not None or self.pruner.is_active())
 
-    def _run_layer(self, depth: int, layout: Layout, soft_temperature: float | None, *, active: bool) -> None:
+    def _run_layer(
+        self, depth: int, layout: Layout, soft_temperature: float | None, ledger: _Ledger, *, active: bool
+    ) -> None:
         layer = self.layers[depth - 1]
         pruner = self.pruner if active and depth in self.pruning_depths else None
         importance = layout.attend(layer, importance=None if pruner is None else pruner.attention)
@@ -175,6 +192,7 @@ class TokenEncoder:
                 layout.weigh_tokens(weights.masked_fill(evidence.protected, 1.0))
             else:
                 layout.keep_tokens(pruner.keep_mask(evidence) | evidence.protected)
+                ledger.prune(depth, layout)
         layout.transform(layer)
 
 
@@ -210,13 +228,12 @@ class PyramidEncoder(TokenEncoder):
             if depth == 0:
                 # Not before: many texts never get here.
                 active = self._is_active(options.soft_temperature)
-            ledger.enter(depth, layout)
             if depth == last:
                 pooled = layout.run_last(layer, self.pooling)
-                ledger.let_go(layout.packing.sample_ids, self.classify(pooled), depth + 1)
+                ledger.answer(layout.packing.sample_ids, self.classify(pooled), depth + 1)
             else:
-                self._run_layer(depth + 1, layout, options.soft_temperature, active=active)
-            ledger.leave(depth, layout)
+                self._run_layer(depth + 1, layout, options.soft_temperature, ledger, active=active)
+            ledger.weigh(layout)
         return ledger.result(layers_run=len(self.layers), pruned=active)
 
     def _offer_exit(
@@ -228,7 +245,7 @@ class PyramidEncoder(TokenEncoder):
             return False
         pooled = layout.pool()
         if lexical is not None:
-            pooled = torch.cat((pooled, lexical[layout.packing.sample_ids].to(pooled.dtype)), dim=1)
+            pooled = torch.cat((pooled, lexical.index_select(0, layout.packing.sample_ids).to(pooled.dtype)), dim=1)
         if options.record_pooled:
             ledger.pooled.append(pooled)
             return False
@@ -236,16 +253,17 @@ class PyramidEncoder(TokenEncoder):
         logits = self.classifiers(depth, pooled)
         history = logits[:, None] if ledger.history is None else torch.cat((ledger.history, logits[:, None]), dim=1)
         if forced:
-            leaving = torch.ones_like(logits[:, 0], dtype=torch.bool)
+            leaving = [True] * len(logits)
         else:
-            leaving = should_exit(self.criterion(ExitEvidence(depth, history, pooled)), options.exit_threshold)
-        count = int(leaving.sum())
-        if count == len(leaving):
-            ledger.let_go(layout.packing.sample_ids, logits, depth)
-            return True
-        if count:
-            ledger.let_go(layout.packing.sample_ids[leaving], logits[leaving], depth)
-            layout.leave(~leaving)
-            history = history[~leaving]
+            # The one wait for the device: all else follows on the host.
+            uncertainty = self.criterion(ExitEvidence(depth, history, pooled))
+            leaving = should_exit(uncertainty, options.exit_threshold).tolist()
         ledger.history = history
+        if any(leaving):
+            stay = [not leaves for leaves in leaving]
+            ledger.answer(layout.packing.sample_ids, logits, depth)
+            ledger.leave(depth, stay)
+            if not any(stay):
+                return True
+            ledger.history = history.index_select(0, layout.leave(stay))
         return False

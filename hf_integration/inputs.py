@@ -27,11 +27,11 @@ class BatchInputs:
     Attributes:
         fields: what the embeddings take: ``input_ids`` int64 ``[batch, seq]`` or ``inputs_embeds``
             ``[batch, seq, width]``, ``position_ids`` and the family's token inputs, int64 ``[batch, seq]``.
-        attention_mask: ``[batch, seq]``, non-zero = live.
+        attention_mask: ``[batch, seq]``, non-zero = live; ``None`` = all are.
     """
 
     fields: dict[str, Tensor]
-    attention_mask: Tensor
+    attention_mask: Tensor | None
 
     @classmethod
     def checked(cls, family: ModelFamily, config: Any, **given: Tensor | None) -> BatchInputs:
@@ -62,11 +62,14 @@ class BatchInputs:
         fields = {name: _filled(name, given.get(name), zeros) for name in family.token_inputs}
         fields["position_ids"] = _filled("position_ids", positions, family.position_ids(config, tokens))
         fields["input_ids" if tokens.dim() == 2 else "inputs_embeds"] = tokens
-        return cls(fields, _filled("attention_mask", given.get("attention_mask"), torch.ones_like(zeros)))
+        mask = given.get("attention_mask")
+        return cls(fields, None if mask is None else _filled("attention_mask", mask, zeros))
 
     @cached_property
     def live(self) -> Tensor:
         """The tokens that are no padding, bool ``[batch, seq]``."""
+        if self.attention_mask is None:
+            return torch.ones_like(self.fields["position_ids"], dtype=torch.bool)
         return self.attention_mask != 0
 
     @property
@@ -80,7 +83,12 @@ class BatchInputs:
 
     @cached_property
     def _unpadded(self) -> tuple[Tensor | slice, Packing]:
-        return unpad(self.attention_mask)
+        positions = self.fields["position_ids"]
+        if self.attention_mask is None and positions.numel():
+            # Nothing to count, and no device to wait for.
+            texts, tokens = positions.shape
+            return slice(None), Packing((tokens,) * texts, torch.arange(texts, device=positions.device))
+        return unpad(self.live)
 
     def lay_out(
         self,
@@ -141,7 +149,7 @@ class BatchInputs:
     def _protected(self, ids: Sequence[int]) -> Tensor:
         tokens = self.fields.get("input_ids")
         if tokens is None or not ids:
-            return torch.zeros_like(self.live)
+            return torch.zeros_like(self.fields["position_ids"], dtype=torch.bool)
         return torch.isin(tokens, torch.tensor(ids, device=tokens.device))
 
 

@@ -7,7 +7,7 @@ takes its decisions in one place and identically.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hf_integration.attention import Importance, packed_attention
 from hf_integration.model_family import ModelFamily, Pooling
-from hf_integration.packing import Packing, segment_max, segment_mean, select_samples, select_tokens
+from hf_integration.packing import Packing, segment_mean, segment_pool, select_samples, select_tokens
 from hf_integration.places import Places
 
 __all__ = ["CompactLayout", "Layout"]
@@ -71,15 +71,15 @@ class Layout(abc.ABC):
 
     def initial_lengths(self) -> Tensor:
         """Return how many tokens each running sample had at the start, int64 ``[n]``."""
-        return self.lengths_at_start[self.packing.sample_ids]
+        return self.lengths_at_start.index_select(0, self.packing.sample_ids)
 
     @abc.abstractmethod
     def keep_tokens(self, keep: Tensor) -> None:
         """Drop the live tokens where ``keep`` (bool ``[T]``) is false, between attention and feed-forward."""
 
     @abc.abstractmethod
-    def leave(self, stay: Tensor) -> None:
-        """Let the running samples go where ``stay`` (bool ``[n]``) is false."""
+    def leave(self, stay: Sequence[bool]) -> Tensor:
+        """Let the running samples go where ``stay`` is false; return the places of the others, int64 ``[m]``."""
 
     @abc.abstractmethod
     def live_states(self) -> Tensor:
@@ -122,9 +122,7 @@ class Layout(abc.ABC):
 
     def pool(self) -> Tensor:
         """Return first token, mean and maximum over the live tokens of a sample, ``[n, 3 * hidden_size]``."""
-        states = self.final_norm(self.live_states())
-        mean, largest = segment_mean(states, self.packing), segment_max(states, self.packing)
-        return torch.cat((states[self.packing.first_tokens], mean, largest), dim=1)
+        return segment_pool(self.final_norm(self.live_states()), self.packing)
 
 
 class CompactLayout(Layout):
@@ -144,13 +142,14 @@ class CompactLayout(Layout):
     ) -> None:
         super().__init__(family, num_heads, packing, hidden, protected, backbone=backbone, places=places, retain=retain)
         # Where each row stood at the start, and the rows that were dropped since.
-        self.origins = torch.arange(hidden.shape[0], device=hidden.device)
+        self.origins = torch.arange(hidden.shape[0] if retain else 0, device=hidden.device)
         self.dropped: list[tuple[Tensor, Tensor]] = []
 
     def attend(self, layer: nn.Module, *, importance: Importance | None) -> Tensor | None:
         """See :meth:`Layout.attend`."""
         # Not read inside, because they change before a second run.
         lengths, places = self.packing.lengths, self.places
+        begins = self.packing.cu_seqlens, self.packing.cu_seqlens
 
         def attention(hidden: Tensor) -> tuple[Tensor, Tensor | None]:
             query, key, value = self.family.query_key_value(layer, hidden)
@@ -166,6 +165,7 @@ class CompactLayout(Layout):
                 dropout=self.family.attention_dropout(layer),
                 importance=importance,
                 bias=bias,
+                begins=begins,
             )
 
         found: Tensor | None
@@ -186,10 +186,11 @@ class CompactLayout(Layout):
         self.context = self.context.index_select(0, rows)
         self._select(rows)
 
-    def leave(self, stay: Tensor) -> None:
+    def leave(self, stay: Sequence[bool]) -> Tensor:
         """See :meth:`Layout.leave`."""
-        rows, self.packing = select_samples(self.packing, stay)
+        places, rows, self.packing = select_samples(self.packing, stay)
         self._select(rows)
+        return places
 
     def live_states(self) -> Tensor:
         """See :meth:`Layout.live_states`."""
@@ -220,6 +221,7 @@ class CompactLayout(Layout):
             query_lengths=(1,) * len(self.packing.lengths),
             dropout=self.family.attention_dropout(layer),
             bias=bias,
+            begins=(torch.arange(len(rows) + 1, dtype=torch.int32, device=rows.device), self.packing.cu_seqlens),
         )
         first = self.hidden.index_select(0, rows)
         return self.family.feed_forward(layer, self.family.attention_output(layer, context, first))

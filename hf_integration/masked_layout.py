@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -92,11 +94,11 @@ class MaskedLayout(Layout):
         self.live = self.live & ~gone
         _, self.packing = select_tokens(self.packing, keep)
 
-    def leave(self, stay: Tensor) -> None:
+    def leave(self, stay: Sequence[bool]) -> Tensor:
         """See :meth:`Layout.leave`. The tokens stay live: a row without keys would turn into NaN."""
-        _, packing = select_samples(self.packing, stay)
-        self.running = torch.zeros_like(self.running).index_fill(0, packing.sample_ids, value=True)
-        self.packing = packing
+        places, _, self.packing = select_samples(self.packing, stay)
+        self.running = torch.zeros_like(self.running).index_fill(0, self.packing.sample_ids, value=True)
+        return places
 
     def live_states(self) -> Tensor:
         """See :meth:`Layout.live_states`."""

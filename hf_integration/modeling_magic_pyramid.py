@@ -15,6 +15,7 @@ from hf_integration.inputs import BatchInputs
 from hf_integration.lexical import LexicalClassifier
 from hf_integration.losses import classification_loss
 from hf_integration.outputs import ExitStates, MagicPyramidSequenceClassifierOutput
+from hf_integration.transfers import to_device
 from mp_plugins import argument_error, load_registry
 
 __all__ = ["MagicPyramidForSequenceClassification"]
@@ -132,17 +133,9 @@ class MagicPyramidForSequenceClassification(PyramidModel):
         output = MagicPyramidSequenceClassifierOutput(
             loss=None if labels is None else classification_loss(result.logits, labels, self.config),
             logits=result.logits,
-            exit_layer=result.exit_layer,
-            tokens_kept=result.kept,
-            flops=pyramid_flops(
-                result.attended[:, : result.layers_run],
-                result.kept.detach()[:, : result.layers_run],
-                inputs.packing.length_tensor,
-                result.exits_asked,
-                self.shape,
-                exit_outputs=self.shape.labels + self.exit_criterion.outputs,
-                pruning_macs=self.pruning_macs(pruned=result.pruned),
-            ),
+            exit_layer=to_device(result.exit_layer, result.logits.device),
+            tokens_kept=to_device(result.kept, result.logits.device),
+            flops=to_device(self._flops(inputs, result), result.logits.device),
         )
         self._add_states(
             output, given, {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
@@ -160,7 +153,8 @@ class MagicPyramidForSequenceClassification(PyramidModel):
         result = self._run(self._checked(**batch), options)
         if result.pooled is None:
             raise argument_error("exit_layers", "must name at least one depth", [], "set it in the configuration")
-        return ExitStates(result.pooled, result.logits, result.attended, result.kept)
+        counts = (to_device(count, result.logits.device) for count in (result.attended, result.kept))
+        return ExitStates(result.pooled, result.logits, *counts)
 
     def _knob_changes(self, knob: str, level: float) -> dict[str, Any]:
         if knob == "speed":
@@ -205,6 +199,18 @@ class MagicPyramidForSequenceClassification(PyramidModel):
         )
         asks = options.exit_threshold > 0 or options.max_layers is not None or options.record_pooled
         return encoder.run(layout, options, self._lexical_logits(inputs) if asks else None)
+
+    def _flops(self, inputs: BatchInputs, result: EncoderResult) -> Tensor:
+        """Return the operations of each sample, float32 ``[batch]`` on the host."""
+        return pyramid_flops(
+            result.attended[:, : result.layers_run],
+            result.kept.detach()[:, : result.layers_run].cpu(),
+            inputs.packing.host_lengths,
+            result.exits_asked,
+            self.shape,
+            exit_outputs=self.shape.labels + self.exit_criterion.outputs,
+            pruning_macs=self.pruning_macs(pruned=result.pruned),
+        )
 
     def _lexical_logits(self, inputs: BatchInputs) -> Tensor | None:
         """Return ``[batch, num_labels]``, or ``None`` for a model without lexical exits."""

@@ -19,6 +19,7 @@ from hf_integration.outputs import (
     MagicPyramidTokenClassifierOutput,
 )
 from hf_integration.packing import pad
+from hf_integration.transfers import to_device
 from mp_plugins import argument_error
 
 __all__ = ["MagicPyramidForQuestionAnswering", "MagicPyramidForTokenClassification", "MagicPyramidModel"]
@@ -42,15 +43,16 @@ class _TokenLevelModel(PyramidModel):
         return encoder.run_all(layout, soft_temperature)
 
     def _counts(self, inputs: BatchInputs, result: TokenResult, outputs: int) -> dict[str, Any]:
+        device = inputs.packing.device
         flops = token_level_flops(
             result.attended,
-            result.kept.detach(),
-            inputs.packing.length_tensor,
+            result.kept.detach().cpu(),
+            inputs.packing.host_lengths,
             outputs,
             self.shape,
             pruning_macs=self.pruning_macs(pruned=result.pruned),
         )
-        return {"tokens_kept": result.kept, "flops": flops}
+        return {name: to_device(count, device) for name, count in (("tokens_kept", result.kept), ("flops", flops))}
 
     def _finished(self, output: Any, given: Mapping[str, Tensor | None], **asked: bool | None) -> Any:
         return_dict = asked.pop("return_dict")

@@ -216,10 +216,10 @@ class TopKPruner(TokenPruner):
         """See :meth:`TokenPruner.keep_mask`. Of equally important tokens the first ones stay."""
         packing = evidence.packing
         order = _ranked_rows(_protected_first(evidence), packing)
-        ranks = torch.empty_like(order)
-        # Sorted rows of a sample lie where its rows lie, so a rank is the place within the sample.
-        ranks[order] = torch.arange(len(order), device=order.device) - packing.first_tokens[packing.segment_ids]
-        return ranks < self._counts(evidence)[packing.segment_ids]
+        # Sorted rows of a sample lie where its rows lie, so those that stay are the first ones of its place.
+        ends = (packing.first_tokens + self._counts(evidence)).index_select(0, packing.segment_ids)
+        stays = torch.arange(len(order), device=order.device) < ends
+        return torch.empty_like(stays).scatter_(0, order, stays)
 
     def soft_mask(self, evidence: TokenEvidence, temperature: float) -> Tensor:
         """See :meth:`TokenPruner.soft_mask`. The cut lies halfway between the last that stays and the next."""
@@ -291,5 +291,6 @@ def _protected_first(evidence: TokenEvidence) -> Tensor:
 
 def _ranked_rows(importance: Tensor, packing: Packing) -> Tensor:
     """Return the rows sample by sample, each from the most to the least important, int64 ``[T]``."""
-    order = importance.argsort(descending=True, stable=True)
-    return order[packing.segment_ids[order].argsort(stable=True)]
+    # One key for both orders: bits of positive numbers rise as the numbers do. NaN, made positive too, is the largest.
+    bits = importance.float().abs().view(torch.int32)
+    return ((packing.segment_ids << 32) - bits).argsort(stable=True)

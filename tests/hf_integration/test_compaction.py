@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from hf_integration.attention import packed_attention
-from hf_integration.packing import pad, select_samples, select_tokens, unpad
+from hf_integration.packing import Packing, offsets, pad, segment_pool, select_samples, select_tokens, unpad
 
 
 def watch(model):
@@ -85,10 +85,31 @@ def test_packing_goes_there_and_back():
     kept, fewer = select_tokens(packing, torch.tensor([True, False, True, False, True]))
     assert kept.tolist() == [0, 2, 4]
     assert fewer.lengths == (1, 2)
-    stayed, last = select_samples(fewer, torch.tensor([False, True]))
+    places, stayed, last = select_samples(fewer, [False, True])
+    assert places.tolist() == [1]
     assert stayed.tolist() == [1, 2]
     assert last.lengths == (2,)
     assert last.sample_ids.tolist() == [1]
+    for made in (fewer, last):
+        assert made.length_tensor.tolist() == made.host_lengths.tolist() == list(made.lengths)
+        assert made.cu_seqlens.tolist() == offsets(made.lengths, made.device).tolist()
+        assert (made.cu_seqlens.dtype, made.length_tensor.dtype) == (torch.int32, torch.int64)
+
+
+def test_pooling_is_first_row_mean_and_maximum_of_each_sample():
+    states = torch.randn(18, 7, generator=torch.Generator().manual_seed(0))
+    pooled = segment_pool(states, Packing((5, 1, 12), torch.arange(3)))
+    for row, sample in zip(pooled, states.split([5, 1, 12]), strict=True):
+        torch.testing.assert_close(row, torch.cat((sample[0], sample.mean(0), sample.amax(0))))
+
+
+@torch.no_grad()
+def test_no_mask_is_a_mask_of_ones(make_pyramid, make_batch):
+    model, batch = make_pyramid(exit_threshold=0.25, keep_threshold=0.8), make_batch([9, 9, 9])
+    given = model(**batch)
+    batch.pop("attention_mask")
+    for name, value in model(**batch).items():
+        assert torch.equal(value, given[name])
 
 
 def test_importance_is_the_plain_column_mean_of_softmax():

@@ -7,7 +7,10 @@ import torch
 from transformers import TrainingArguments
 
 import hf_integration
-from hf_integration.packing import Packing, segment_max, segment_mean
+from hf_integration import varlen
+from hf_integration.attention import packed_attention
+from hf_integration.kernels import has_triton
+from hf_integration.packing import Packing, segment_max, segment_mean, segment_pool
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -27,6 +30,7 @@ def run(model, batch, device, dtype=None):
 
 
 def compare(found, expected, tolerance):
+    assert {value.device.type for value in found.values()} == {"cuda"}
     assert found.exit_layer.tolist() == expected.exit_layer.tolist()
     assert found.tokens_kept.tolist() == expected.tokens_kept.tolist()
     assert found.flops.tolist() == expected.flops.tolist()
@@ -85,6 +89,57 @@ def test_segments_are_reduced_as_on_the_cpu():
     moved = Packing(packing.lengths, packing.sample_ids.cuda())
     for reduce in (segment_mean, segment_max):
         torch.testing.assert_close(reduce(states.cuda(), moved).cpu(), reduce(states, packing))
+
+
+needs_triton = pytest.mark.skipif(
+    not (torch.cuda.is_available() and has_triton(torch.device("cuda"))), reason="Triton does not work here"
+)
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("head_dim", [8, 24, 64, 128, 256])
+@pytest.mark.parametrize("importance", ["received", "first"])
+def test_the_importance_kernel_gives_what_sample_by_sample_attention_gives(importance, head_dim, dtype):
+    torch.manual_seed(0)
+    heads, lengths = 3, [5, 1, 200, 64, 65]
+    # Parts of one matrix, as fused projections give them.
+    query, key, value = torch.randn(sum(lengths), 9 * head_dim, device="cuda", dtype=dtype).chunk(3, dim=-1)
+    assert varlen.suits_varlen(query, heads, importance)
+    context, found = packed_attention(query, key, value, lengths, num_heads=heads, importance=importance)
+    given = (part.float().cpu() for part in (query, key, value))
+    expected, oracle = packed_attention(*given, lengths, num_heads=heads, importance=importance)
+    torch.testing.assert_close(context.float().cpu(), expected, atol=2e-2, rtol=2e-2)
+    torch.testing.assert_close(found.cpu(), oracle, atol=5e-3, rtol=5e-3)
+    _, again = packed_attention(
+        query[6:206], key[6:206], value[6:206], lengths[2:3], num_heads=heads, importance=importance
+    )
+    assert torch.equal(found[6:206], again)
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_pooling_kernel_gives_what_the_cpu_gives(dtype):
+    lengths = (5, 1, 100, 32)
+    states = torch.randn(sum(lengths), 70, generator=torch.Generator().manual_seed(0)).to(dtype)
+    packing = Packing(lengths, torch.arange(4))
+    moved = Packing(lengths, packing.sample_ids.cuda())
+    found = segment_pool(states.cuda(), moved)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float().cpu(), segment_pool(states.float(), packing), atol=1e-2, rtol=1e-2)
+    leaves = states.cuda().requires_grad_()
+    assert segment_pool(leaves, moved).requires_grad
+
+
+def test_gradients_of_attention_in_one_kernel_are_those_of_the_samples():
+    torch.manual_seed(0)
+    leaves = [torch.randn(18, 24, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+    others = [leaf.detach().float().requires_grad_() for leaf in leaves]
+    for given in (leaves, others):
+        context, _ = packed_attention(*given, [5, 1, 12], num_heads=3, importance="received")
+        context.float().square().sum().backward()
+    for leaf, other in zip(leaves, others, strict=True):
+        torch.testing.assert_close(leaf.grad.float(), other.grad, atol=5e-2, rtol=5e-2)
 
 
 @pytest.mark.parametrize("execution", ["compact", "masked"])

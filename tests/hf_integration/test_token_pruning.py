@@ -250,8 +250,9 @@ def test_operations_agree_with_torchs_counter(pyramids, make_inputs, count_flops
     assert output.flops.double().sum().item() == pytest.approx(total, rel=1e-6)
 
 
-def test_importance_that_is_not_a_number_keeps_the_token():
-    importance = torch.tensor([1.0, math.nan, 0.0, 0.5])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_importance_that_is_not_a_number_keeps_the_token(sign):
+    importance = torch.tensor([1.0, math.copysign(math.nan, sign), 0.0, 0.5])
     for made, fields in ((ClsAttentionPruner, {"keep_threshold": 0.7}), (TopKPruner, {"keep_rate": 0.5})):
         pruner = made(MagicPyramidConfig(num_hidden_layers=2, **fields))
         assert pruner.keep_mask(evidence([4], importance=importance)).tolist()[1:] == [True, False, False]

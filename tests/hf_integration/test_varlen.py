@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -12,7 +15,7 @@ from hf_integration.packing import offsets
 
 LENGTHS, TOTAL, HEADS, HEAD_DIM = [5, 1, 12], 18, 3, 8
 
-needs_kernel = pytest.mark.skipif(varlen._kernel() is None, reason="this torch has no such kernel")
+needs_kernel = pytest.mark.skipif(not varlen._has_kernel(), reason="this torch has no such kernel")
 
 
 @pytest.fixture
@@ -40,19 +43,42 @@ def test_only_what_the_kernel_takes_is_given_to_it():
 @pytest.mark.usefixtures("capable")
 @pytest.mark.parametrize("query_lengths", [LENGTHS, [1, 1, 1]])
 def test_the_kernel_is_called_with_what_it_declares(query_lengths, monkeypatch):
-    calls, kernel = [], varlen._kernel()
+    calls, kernel = [], varlen._flash
 
-    def spy(*arguments, **options):
-        calls.append((arguments[5:], options))
-        return kernel(*arguments, **options)
+    def spy(*arguments):
+        calls.append(arguments[5:])
+        return kernel(*arguments)
 
-    monkeypatch.setattr(varlen, "_kernel", lambda: spy)
+    monkeypatch.setattr(varlen, "_flash", spy)
     # Tensors that have shapes and devices alone.
     with FakeTensorMode():
         query, key = make(torch.bfloat16, "cuda", rows=sum(query_lengths)), make(torch.bfloat16, "cuda")
         context, importance = packed_attention(query, key, key, LENGTHS, num_heads=HEADS, query_lengths=query_lengths)
         assert (context.shape, context.device.type, importance) == (query.shape, "cuda", None)
-    assert calls == [((max(query_lengths), 12), {})]
+    assert calls == [(max(query_lengths), 12)]
+
+
+@needs_kernel
+@pytest.mark.usefixtures("capable")
+def test_the_importance_is_computed_from_what_the_kernel_leaves(monkeypatch):
+    given, kernels = [], types.ModuleType("hf_integration.importance_kernel")
+
+    def record(query, key, log_sums, begins, longest, *, first):
+        given.append((query.shape, key.shape, log_sums.shape, begins.shape, longest, first))
+        return key.new_empty(len(key), dtype=torch.float32)
+
+    kernels.attention_importance = record
+    monkeypatch.setitem(sys.modules, kernels.__name__, kernels)
+    for importance in ("received", "first"):
+        with FakeTensorMode():
+            rows = make(torch.bfloat16, "cuda")
+            monkeypatch.setattr(varlen, "has_triton", lambda device: False)
+            assert not varlen.suits_varlen(rows, HEADS, importance)
+            monkeypatch.setattr(varlen, "has_triton", lambda device: True)
+            _, found = packed_attention(rows, rows, rows, LENGTHS, num_heads=HEADS, importance=importance)
+            assert found.shape == (TOTAL,)
+    shape = (TOTAL, HEADS, HEAD_DIM)
+    assert given == [(shape, shape, (HEADS, TOTAL), (4,), 12, first) for first in (False, True)]
 
 
 @needs_kernel
