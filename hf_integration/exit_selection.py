@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from hf_integration.flops import pyramid_flops
 from hf_integration.modeling_magic_pyramid import MagicPyramidForSequenceClassification
 from mp_plugins import UnsupportedError, argument_error
 
-__all__ = ["ExitThresholdChoice", "RecordedExits", "choose_exit_threshold", "record_exits"]
+__all__ = ["ExitThresholdChoice", "RecordedExits", "choose_exit_threshold", "record_exits", "steps_that_hold"]
 
 # Thresholds tried: quantiles of the uncertainties that occur.
 _CANDIDATES = 512
@@ -51,8 +51,7 @@ def choose_exit_threshold(
     """Find the largest exit threshold that costs at most ``max_drop`` of accuracy on ``batches``.
 
     One pass without exits records what every exit would say. The model is not changed. Thresholds are tried from the
-    smallest on. The first ones may miss, since the last layer of a pruned model can be worse than its exits; after the
-    first that holds, the next miss ends the search.
+    smallest on, by the rule of :func:`steps_that_hold`.
 
     Args:
         model: a single-label classifier with trained internal classifiers.
@@ -87,18 +86,34 @@ def choose_exit_threshold(
 
 
 def _last_that_holds(recorded: RecordedExits, least_accuracy: float) -> float:
-    """Return the last threshold before accuracy falls below ``least_accuracy`` again; 0 if it never gets there."""
+    """Return the last threshold that :func:`steps_that_hold` allows; 0 if there is none."""
     finite = recorded.uncertainty[recorded.uncertainty.isfinite()]
     # A broken classifier, at which nobody leaves, has none.
-    candidates = torch.quantile(finite, torch.linspace(0, 1, _CANDIDATES)) if len(finite) else finite
-    chosen = 0.0
-    begun = recorded.full_accuracy >= least_accuracy
-    for candidate in candidates.tolist():
-        if recorded.accuracy(candidate) >= least_accuracy:
-            chosen, begun = candidate, True
-        elif begun:
-            break  # a lucky larger threshold would not hold on other data
-    return chosen
+    quantiles = torch.quantile(finite, torch.linspace(0, 1, _CANDIDATES)) if len(finite) else finite
+    candidates = [0.0, *quantiles.tolist()]
+    accuracies, noise = ([of(each) for each in candidates] for of in (recorded.accuracy, recorded.noise))
+    return candidates[max(steps_that_hold(accuracies, noise, least_accuracy), default=0)]
+
+
+def steps_that_hold(accuracies: Sequence[float], noise: Sequence[float], least_accuracy: float) -> list[int]:
+    """Return which steps of a walk towards less work may be taken: those of at least ``least_accuracy``, up to its end.
+
+    A walk may begin with misses: the last layer can be worse than its exits, above all that of a pruned model. After
+    the first step that holds, a miss by more than its noise ends it. What lies beyond is not taken, however good: luck
+    on these texts would not hold on others.
+
+    Args:
+        accuracies: of the steps, 0 to 1.
+        noise: standard errors of the accuracies, or of their differences from a reference.
+        least_accuracy: 0 to 1.
+    """
+    held: list[int] = []
+    for step, accuracy in enumerate(accuracies):
+        if accuracy >= least_accuracy:
+            held.append(step)
+        elif held and accuracy < least_accuracy - noise[step]:
+            break
+    return held
 
 
 @dataclass(frozen=True)
@@ -137,6 +152,10 @@ class RecordedExits:
         reference = self.full if self.reference is None else self.reference
         right, was_right = self.answers(threshold) == self.labels, reference == self.labels
         return int((was_right & ~right).sum()), int((right & ~was_right).sum())
+
+    def noise(self, threshold: float) -> float:
+        """Return the standard error of the difference between the accuracy and that of the reference."""
+        return float(sum(self.harmed_and_gained(threshold)) ** 0.5) / len(self.labels)
 
     def first_exit(self, threshold: float) -> Tensor:
         """Return which exit each sample takes, int64 ``[N]``; the number of exits = none."""

@@ -2,6 +2,8 @@
 
     python tests/benchmarks/pyramid.py --keep models --json figures.json --svg curves.svg
         Reuters R8 and 20 Newsgroups; the first run trains (25 minutes and more for each on 2 cores), later ones don't
+    python tests/benchmarks/pyramid.py --keep models --train-on cuda --train-only
+        the same models in minutes where there is a CUDA device; take the folder to the machine to measure
     python tests/benchmarks/pyramid.py --quick
         one document of twelve, one short round: shows that all works, measures nothing
     python tests/benchmarks/pyramid.py --data r8 --keep models --parts --shapes
@@ -45,6 +47,8 @@ def arguments() -> argparse.Namespace:
     )  # fmt: skip
     add("--threads", type=int, help="threads of torch (default: its own choice)")
     add("--ideas-only", action="store_true", help="leave out other precisions, padding and ONNX Runtime")
+    add("--train-only", action="store_true", help="fill the folder of --keep, and measure nothing")
+    add("--train-on", choices=("cpu", "cuda"), default="cpu", metavar="DEVICE", help="cpu or cuda (default: cpu)")
     add("--float32-training", action="store_true", help="train without bfloat16, for processors that lack it")
     add(
         "--parts",
@@ -62,6 +66,8 @@ def arguments() -> argparse.Namespace:
             "--rounds, --threads and the numbers of documents must be at least 1, --max-tokens at least 8, "
             "--max-loss from 0 to 100"
         )
+    if given.train_only and not given.keep:
+        parser.error("--train-only needs a folder for the models: name one with --keep")
     if given.parts and not given.data:
         parser.error("--parts needs a task: name one with --data")
     if given.quick:
@@ -75,7 +81,7 @@ def run_tasks(given: argparse.Namespace, write: Any, content: dict[str, Any]) ->
     from mp_models import tables
     from mp_models.keeping import ModelShelf
     from mp_models.results import measured_targets
-    from mp_models.session import Settings, run_task
+    from mp_models.session import Settings, run_task, train_models
     from mp_models.targets import AVERAGE, outcomes
     from mp_models.tasks import load_task
     from mp_models.training import recipe_of
@@ -90,13 +96,17 @@ def run_tasks(given: argparse.Namespace, write: Any, content: dict[str, Any]) ->
         rounds=given.rounds, batch_documents=given.batch_documents, one_documents=given.one_documents,
         curve_documents=given.curve_documents,
         max_loss=given.max_loss / 100, bfloat16=not given.float32_training, threads=torch.get_num_threads(),
-        others=not given.ideas_only,
+        cuda=given.train_on == "cuda", others=not given.ideas_only,
     )  # fmt: skip
     results: dict[str, Any] = {}
     for name in given.data:
         task = load_task(name, tokenizer, _cache_dir(), max_tokens=given.max_tokens, quick=given.quick)
         recipe = recipe_of(name, quick=given.quick)
-        result = results[name] = run_task(task, recipe, shelf, tokenizer, settings)
+        models = train_models(task, recipe, shelf, tokenizer, settings)
+        if given.train_only:
+            print(*(f"{title}: {kept.name}" for title, kept in models.items()), sep="\n", flush=True)
+            continue
+        result = results[name] = run_task(task, models, settings)
         content["tasks"][name] = result.data()
         write()
         shown = (tables.training_table, tables.contenders_table, tables.equal_accuracy_table)
@@ -104,12 +114,12 @@ def run_tasks(given: argparse.Namespace, write: Any, content: dict[str, Any]) ->
         if given.svg:
             tables.plot(results, given.svg)
         if given.parts and name == given.data[0]:
-            content["parts"] = compare_parts(
-                task, recipe, shelf, tokenizer, max_loss=settings.max_loss, bfloat16=settings.bfloat16
-            )
+            content["parts"] = compare_parts(task, recipe, shelf, tokenizer, settings)
             write()
             for head, rows in content["parts"].items():
                 print(f"\n{tables.variants_table(rows, head)}")
+    if given.train_only:
+        return
     found = outcomes(measured_targets(results))
     content["targets"] = [
         {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pyramid
 import pytest
@@ -92,13 +93,13 @@ def test_a_task_without_times_has_no_targets():
 
 def test_equal_accuracy_takes_the_least_work_that_loses_no_more():
     points = result().equal_accuracy()["ours"]
-    assert [None if point is None else point.gflops for point in points] == [2.0, 2.0, 0.5, 0.5]
+    assert [None if point is None else point.gflops for point in points] == [None, None, None, 2.0, 2.0, 0.5, 0.5]
     assert "0.500 (8.00x)" in equal_accuracy_table(result())
 
 
 def test_what_no_setting_reaches_is_never():
     made = result(curves={"ours": [Point(1.0, 0.1, 0.5, 0.5)]})
-    assert made.equal_accuracy()["ours"] == [None] * 4
+    assert made.equal_accuracy()["ours"] == [None] * 7
     assert "never" in equal_accuracy_table(made)
 
 
@@ -140,6 +141,11 @@ def walk(*accuracies, scale=1.0):
 def test_a_choice_stops_before_the_first_miss():
     assert choose(walk(0.9, 0.9, 0.89, 0.7, 0.95), 0.88).exit_threshold == 0.2
     assert choose(walk(0.9, 0.9), 0.88).exit_threshold == 0.1
+
+
+def test_a_miss_within_its_noise_ends_no_choice():
+    points = [replace(point, noise=0.02) for point in walk(0.9, 0.865, 0.9, 0.855, 0.95)]
+    assert choose(points, 0.88).exit_threshold == 0.2
 
 
 def test_a_choice_takes_the_least_work_over_the_walks():
@@ -297,10 +303,11 @@ def test_tables_and_plot(tmp_path):
 
 @pytest.mark.parametrize(("earlier", "resumed"), [(True, False), (False, True)])
 def test_the_table_of_trainings_tells_an_interrupted_one(earlier, resumed):
-    stages = [{"stage": "soft", "seconds": 61.4}, {"stage": "hard", "seconds": 20.0}]
+    stages = [{"stage": name, "seconds": taken, "device": "CPU"} for name, taken in (("soft", 61.4), ("hard", 20.0))]
     made = {"stages": stages, "made_at": "2026-11-25 20:07", "load": 0.5, "earlier": earlier, "resumed": resumed}
     table = training_table(result(facts={"models": {"ours": made}}))
     assert "soft 61, hard 20" in table
+    assert "| CPU |" in table
     assert ("interrupted" in table) is resumed
     assert ("2026-11-25 20:07" in table) is earlier
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hf_integration.batching import pad_rows
-from hf_integration.exit_selection import RecordedExits, record_exits
+from hf_integration.exit_selection import RecordedExits, record_exits, steps_that_hold
 from mp_models.tasks import Rows
 
 __all__ = ["Point", "best_within", "choose", "frontier", "points_of", "records_of"]
@@ -20,12 +20,16 @@ _CANDIDATES = 256
 
 @dataclass(frozen=True)
 class Point:
-    """One setting of a model and what it gives; ``gflops`` is the mean over the documents."""
+    """One setting of a model and what it gives.
+
+    ``gflops`` is the mean over the documents, ``noise`` the standard error of what the exits change about the accuracy.
+    """
 
     keep_scale: float
     exit_threshold: float
     accuracy: float
     gflops: float
+    noise: float = 0.0
 
 
 def records_of(model: Any, rows: Rows, keep_scales: Sequence[float]) -> dict[float, RecordedExits]:
@@ -49,34 +53,29 @@ def points_of(model: Any, records: Mapping[float, RecordedExits], thresholds: Se
     for keep_scale, recorded in records.items():
         for threshold in _thresholds(recorded) if thresholds is None else thresholds:
             gflops = float(recorded.flops(threshold, model).double().mean()) / 1e9
-            made.append(Point(keep_scale, threshold, recorded.accuracy(threshold), gflops))
+            noise = recorded.noise(threshold)
+            made.append(Point(keep_scale, threshold, recorded.accuracy(threshold), gflops, noise))
     return made
 
 
 def choose(points: Iterable[Point], least_accuracy: float) -> Point:
-    """Return the point of least work before accuracy first falls below ``least_accuracy``, over all walks.
+    """Return the point of least work of those that hold (:func:`~hf_integration.exit_selection.steps_that_hold`).
 
-    A walk goes up the thresholds at one strength of pruning. It may begin with misses: the last layer of a pruned model
-    can be worse than its exits. What lies beyond its next miss is not taken, however good: luck on these documents
-    would not hold on others. Where nothing passes, the start of the highest accuracy is taken.
+    A walk goes up the thresholds at one strength of pruning. Where nothing holds, the start of the highest accuracy is
+    taken.
     """
     walks: dict[float, list[Point]] = {}
     for point in points:
         walks.setdefault(point.keep_scale, []).append(point)
-    passed, starts = [], []
+    held, starts = [], []
     for walk in walks.values():
         ordered = sorted(walk, key=lambda point: point.exit_threshold)
         starts.append(ordered[0])
-        begun = False
-        for point in ordered:
-            if point.accuracy >= least_accuracy:
-                begun = True
-                passed.append(point)
-            elif begun:
-                break
-    if not passed:
+        accuracies, noise = [point.accuracy for point in ordered], [point.noise for point in ordered]
+        held += [ordered[step] for step in steps_that_hold(accuracies, noise, least_accuracy)]
+    if not held:
         return max(starts, key=lambda point: point.accuracy)
-    return min(passed, key=lambda point: point.gflops)
+    return min(held, key=lambda point: point.gflops)
 
 
 def frontier(points: Iterable[Point]) -> list[Point]:

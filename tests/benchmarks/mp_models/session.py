@@ -20,7 +20,7 @@ from mp_models.results import Baselines, Measured, TaskResult, baselines
 from mp_models.tasks import Rows, Task
 from mp_models.training import Recipe, Trainer
 
-__all__ = ["BERT", "EXITS", "OURS", "PRUNING", "Settings", "run_task"]
+__all__ = ["BERT", "EXITS", "OURS", "PRUNING", "Settings", "run_task", "train_models"]
 
 BERT, PRUNING, EXITS, OURS = "BERT", "token pruning alone", "early exit alone", "Magic Pyramid"
 _BATCH = 32
@@ -38,6 +38,7 @@ class Settings:
         curve_documents: test documents, evenly spread, that the curves are of; None = all.
         max_loss: accuracy that the chosen settings may lose on the held-out documents, 0 to 1.
         bfloat16: train in mixed precision.
+        cuda: train on a CUDA device.
         threads: of torch and of ONNX Runtime.
         others: also the contenders beside BERT and the three ideas (other precisions, padding).
     """
@@ -49,16 +50,22 @@ class Settings:
     max_loss: float
     bfloat16: bool
     threads: int
+    cuda: bool = False
     others: bool = True
 
 
-def run_task(task: Task, recipe: Recipe, shelf: ModelShelf, tokenizer: Any, settings: Settings) -> TaskResult:
-    """Measure one task."""
-    trainer = Trainer(task, recipe, shelf, tokenizer, bfloat16=settings.bfloat16)
+def train_models(task: Task, recipe: Recipe, shelf: ModelShelf, tokenizer: Any, settings: Settings) -> dict[str, Kept]:
+    """Return plain BERT and the three ideas, from the shelf or trained now."""
+    trainer = Trainer(task, recipe, shelf, tokenizer, bfloat16=settings.bfloat16, cuda=settings.cuda)
     bert = trainer.bert()
     pruned = trainer.pruned(bert)
     kept = {BERT: bert, PRUNING: pruned, EXITS: trainer.with_exits(bert, "exits")}
-    kept[OURS] = trainer.with_exits(pruned, "pyramid")
+    return {**kept, OURS: trainer.with_exits(pruned, "pyramid")}
+
+
+def run_task(task: Task, kept: Mapping[str, Kept], settings: Settings) -> TaskResult:
+    """Measure one task with the models of :func:`train_models`."""
+    bert = kept[BERT]
     scales = {EXITS: (0.0,), OURS: _KEEP_SCALES}
     held_out = {name: records_of(kept[name].model, task.held_out, those) for name, those in scales.items()}
     # Exits alone sit on BERT as it is, so their last layer is BERT's.

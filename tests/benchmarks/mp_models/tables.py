@@ -62,13 +62,14 @@ def contenders_table(result: TaskResult) -> str:
 
 def training_table(result: TaskResult) -> str:
     """Return the seconds that each model's training took, and when."""
-    lines = ["| trained | stages, seconds | when | load |", "|---|---|---|--:|"]
+    lines = ["| trained | stages, seconds | on | when | load |", "|---|---|---|---|--:|"]
     for name, made in result.facts["models"].items():
         stages = ", ".join(f"{report['stage']} {report['seconds']:.0f}" for report in made["stages"])
         # Of a training that was interrupted, each stage counts since it last went on.
         note = " (interrupted: each stage since it went on)" if made["resumed"] else ""
         when = made["made_at"] if made["earlier"] else "this run"
-        lines.append(f"| {name} | {stages}{note} | {when} | {made['load']} |")
+        devices = ", ".join(sorted({report["device"] for report in made["stages"]}))
+        lines.append(f"| {name} | {stages}{note} | {devices} | {when} | {made['load']} |")
     return "\n".join(lines)
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, set_seed
 
 from hf_integration.demo_checkpoint import checkpoint_path
@@ -32,7 +33,7 @@ class Recipe:
 
     Attributes:
         train_tokens: documents are cut to so many to fine-tune.
-        pruning_tokens: and to so many for the stage ``soft``: cuts do not depend on the length.
+        pruning_tokens: and to so many for the stages ``soft`` and ``hard``: cuts do not depend on the length.
         stages: changes to the arguments of :class:`transformers.TrainingArguments`, by stage.
         options: of :class:`hf_integration.MagicPyramidTrainer`.
         seed: of every random choice.
@@ -85,11 +86,14 @@ class Trainer:
         shelf: where they are kept.
         tokenizer: of the checkpoint.
         bfloat16: train in mixed precision, which is faster where the processor multiplies bfloat16.
+        cuda: train on a CUDA device.
     """
 
-    def __init__(self, task: Task, recipe: Recipe, shelf: ModelShelf, tokenizer: Any, *, bfloat16: bool) -> None:
+    def __init__(
+        self, task: Task, recipe: Recipe, shelf: ModelShelf, tokenizer: Any, *, bfloat16: bool, cuda: bool = False
+    ) -> None:
         self._task, self._recipe, self._shelf = task, recipe, shelf
-        self._bfloat16 = bfloat16
+        self._bfloat16, self._cuda = bfloat16, cuda
         self._collate = DataCollatorWithPadding(tokenizer)
         self._separator = tokenizer.sep_token_id
 
@@ -104,15 +108,15 @@ class Trainer:
         return self._shelf.get(f"{self._task.name}-bert", self._facts("finetune"), make)
 
     def pruned(self, bert: Kept, *, pruner: str = "attention", settings: Mapping[str, Any] | None = None) -> Kept:
-        """Return a model with learned keep thresholds (stage ``soft``, if they are learned), without exits."""
+        """Return a model that prunes, without exits: stages ``soft``, if the pruner learns anything, and ``hard``."""
         settings = {"token_pruner": pruner, **(settings or {})}
 
         def make(work: Path) -> tuple[Any, Any]:
             pyramid = _attached(bert.model, settings)
             learns = any(True for _ in pyramid.token_pruner.parameters())
-            return pyramid, self._run(pyramid, ("soft",), work) if learns else []
+            return pyramid, self._run(pyramid, ("soft", "hard") if learns else ("hard",), work)
 
-        facts = {**self._facts("soft"), "from": bert.name, "settings": settings}
+        facts = {**self._facts("soft", "hard"), "from": bert.name, "settings": settings}
         return self._shelf.get(f"{self._task.name}-pruned-{pruner}", facts, make)
 
     def joint(self) -> Kept:
@@ -146,7 +150,7 @@ class Trainer:
         return bert
 
     def _run(self, model: Any, stages: Sequence[str], work: Path) -> list[dict[str, Any]]:
-        shared = {"use_cpu": True, "bf16": self._bfloat16}
+        shared = {"use_cpu": not self._cuda, "bf16": self._bfloat16}
         # Trainer logs on standard output, which is for the tables alone.
         with redirect_stdout(sys.stderr):
             reports = run_stages(
@@ -160,7 +164,10 @@ class Trainer:
                 save_steps=_SAVE_STEPS,
                 data_collator=self._collate,
             )
-        return [asdict(report) for report in reports]
+        # All is measured on the CPU.
+        model.cpu()
+        device = torch.cuda.get_device_name() if self._cuda else "CPU"
+        return [{**asdict(report), "device": device} for report in reports]
 
     def _rows(self, stages: Sequence[str]) -> Rows:
         """Return the documents as long as the stages take them; exits are trained on whole ones."""

@@ -11,6 +11,7 @@ from mp_models.choosing import Point, choose, points_of, records_of
 from mp_models.contenders import Contender
 from mp_models.keeping import Kept, ModelShelf
 from mp_models.results import baselines
+from mp_models.session import Settings
 from mp_models.tasks import Task
 from mp_models.training import Recipe, Trainer
 from mp_plugins import MagicPyramidError, create_plugin_manager, load_registry
@@ -23,7 +24,7 @@ _TOP_K_RATE = 0.25
 
 
 def compare_parts(
-    task: Task, recipe: Recipe, shelf: ModelShelf, tokenizer: Any, *, max_loss: float, bfloat16: bool
+    task: Task, recipe: Recipe, shelf: ModelShelf, tokenizer: Any, settings: Settings
 ) -> dict[str, list[dict[str, Any]]]:
     """Train and measure one model for each recipe, each criterion and each pruner.
 
@@ -34,10 +35,10 @@ def compare_parts(
         Rows for :func:`mp_models.tables.variants_table`, under ``"recipe"``, ``"exit criterion"`` and
         ``"token pruner"``.
     """
-    trainer = Trainer(task, recipe, shelf, tokenizer, bfloat16=bfloat16)
+    trainer = Trainer(task, recipe, shelf, tokenizer, bfloat16=settings.bfloat16, cuda=settings.cuda)
     bert = trainer.bert()
     plain = Contender("BERT", bert.model)
-    least = plain.answers(task.held_out).accuracy(task.held_out) - max_loss
+    least = plain.answers(task.held_out).accuracy(task.held_out) - settings.max_loss
     full = plain.answers(task.test).accuracy(task.test)
     plugins = create_plugin_manager()
     unpadded = baselines(
