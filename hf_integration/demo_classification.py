@@ -42,9 +42,10 @@ _MAX_DROP = 0.003
 
 @dataclass(frozen=True)
 class _Data:
-    """Tokenised documents: training rows, and batches to choose the exit threshold and to test on."""
+    """Tokenised documents: rows for training, rows and batches to choose settings on, and batches to test on."""
 
     train: list[dict[str, Any]]
+    held_out_rows: list[dict[str, Any]]
     held_out: list[Batch]
     test: list[Batch]
     timed: list[Batch]
@@ -89,6 +90,7 @@ def _load(context: DemoContext, tokenizer: Any) -> _Data:
     sample = random.Random(context.seed).sample(tested, _TIMED_DOCUMENTS)
     return _Data(
         train=_tokenised(tokenizer, train, order[:_TRAIN_DOCUMENTS], _TRAIN_TOKENS),
+        held_out_rows=held_out,
         held_out=make_batches(held_out, collate, _BATCH),
         test=make_batches(tested, collate, _BATCH),
         timed=make_batches(sample, collate, _BATCH),
@@ -119,6 +121,7 @@ def _train(context: DemoContext, tokenizer: Any, data: _Data, folder: str) -> tu
     }
     reports = run_stages(pyramid, data.train, stages=("finetune",), **options)
     bert = detach(copy.deepcopy(pyramid)).eval()
+    options["trainer_options"] = {"calibration_dataset": data.held_out_rows}
     reports += run_stages(pyramid, data.train, stages=("soft", "hard", "exits"), **options)
     return bert, pyramid.eval(), reports
 

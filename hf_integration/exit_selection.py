@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -90,7 +91,7 @@ def _last_that_holds(recorded: RecordedExits, least_accuracy: float) -> float:
     finite = recorded.uncertainty[recorded.uncertainty.isfinite()]
     # A broken classifier, at which nobody leaves, has none.
     quantiles = torch.quantile(finite, torch.linspace(0, 1, _CANDIDATES)) if len(finite) else finite
-    candidates = [0.0, *quantiles.tolist()]
+    candidates: list[float] = [0.0, *quantiles.tolist()]
     accuracies, noise = ([of(each) for each in candidates] for of in (recorded.accuracy, recorded.noise))
     return candidates[max(steps_that_hold(accuracies, noise, least_accuracy), default=0)]
 
@@ -155,7 +156,7 @@ class RecordedExits:
 
     def noise(self, threshold: float) -> float:
         """Return the standard error of the difference between the accuracy and that of the reference."""
-        return float(sum(self.harmed_and_gained(threshold)) ** 0.5) / len(self.labels)
+        return math.sqrt(sum(self.harmed_and_gained(threshold))) / len(self.labels)
 
     def first_exit(self, threshold: float) -> Tensor:
         """Return which exit each sample takes, int64 ``[N]``; the number of exits = none."""
