@@ -27,7 +27,7 @@ _TITLE = "Magic Pyramid demo"
 _DESCRIPTION = """\
 Fine-tunes a real BERT checkpoint into a Magic Pyramid on Reuters R8, compares accuracy, GFLOPs and time with plain
 BERT, embeds the texts, wraps a FAISS, an hnswlib and an Annoy index, and compares memory, queries a second and recall
-with each original. Takes 4 minutes on 2 cores of 2023, 9 on 2 of 2017. Every number is measured in the run.
+with each original. Takes 4 minutes on 2 cores of 2023, 7 on 2 of 2021. Every number is measured in the run.
 
   magic-pyramid demo                        report in ./magic-pyramid-demo
   magic-pyramid demo --output-dir report    report elsewhere
