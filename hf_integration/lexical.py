@@ -1,7 +1,7 @@
 """What the words of a text say by themselves: a linear classifier on its bag of tokens.
 
 It needs no layer, not even the embeddings: one look-up for each token. Topics are mostly told by words, so its logits
-count half at every exit (``config.lexical_exits``, :class:`~hf_integration.early_exit.InternalClassifiers`). Solved for
+count at every exit (``config.lexical_exits``, :class:`~hf_integration.early_exit.InternalClassifiers`). Solved for
 on the training documents of Reuters R8, it alone is right for 97.2 % of the test documents, and for 99.9 % of the surer
 half of them; six fine-tuned layers are for 97.9 %.
 """

@@ -331,9 +331,8 @@ class MagicPyramidTrainer(Trainer):
         def loss(logits: Tensor) -> Tensor:
             labels = columns.get("labels")
             # Where there are labels, they alone: the last layer may be wrong more often than an exit.
-            weight = 1.0 if labels is None else 0.0
             return distillation_loss(
-                logits, columns["teacher_logits"], labels, problem_type=self._problem_type(labels), weight=weight,
+                logits, columns["teacher_logits"], labels, problem_type=self._problem_type(labels), weight=0.0,
                 temperature=1.0,
             )  # fmt: skip
 

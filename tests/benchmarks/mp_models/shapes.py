@@ -111,10 +111,14 @@ def shape_rows(rows: Rows, batch_sizes: Sequence[int], *, rounds: int) -> list[d
                     "time_left": time,
                     "seconds": times[contender.name].rounds,
                     "bert_seconds": times["BERT"].rounds,
-                    "met": abs(time / work - 1) <= TOLERANCE,
+                    "met": _follows(time, work),
                 }
             )
     return made
+
+
+def _follows(time_left: float, work_left: float) -> bool:
+    return abs(time_left / work_left - 1) <= TOLERANCE
 
 
 def shapes_table(made: Sequence[dict[str, Any]]) -> str:
@@ -150,7 +154,7 @@ def cuda_rows(tokens: int, batch_sizes: Sequence[int], *, rounds: int) -> list[d
                 {
                     "shape": name, "batch_size": batch_size, "tokens": tokens, "work_left": work,
                     "time_left": seconds / reference, "seconds": seconds, "bert_seconds": reference,
-                    "met": abs(seconds / reference / work - 1) <= TOLERANCE,
+                    "met": _follows(seconds / reference, work),
                 }
             )  # fmt: skip
     return made
