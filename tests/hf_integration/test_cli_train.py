@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import signal
 import subprocess
@@ -25,7 +26,9 @@ from hf_integration import checkpoint_files, staged_training
 from mp_plugins import ArgumentError, cli
 
 WORDS = [f"word{index}" for index in range(20)]
-SHORT = ["--epochs", "finetune=8", "soft=1", "hard=1", "exits=8", "--num-threads", "1"]
+EPOCHS = {"finetune": 8, "soft": 1, "hard": 1, "exits": 8}
+SHORT = ["--epochs", *(f"{stage}={epochs}" for stage, epochs in EPOCHS.items()), "--num-threads", "1"]
+TEXTS = 60
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,7 @@ def write_texts(path, count, seed=0):
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory):
-    return write_texts(tmp_path_factory.mktemp("texts") / "train.csv", 60)
+    return write_texts(tmp_path_factory.mktemp("texts") / "train.csv", TEXTS)
 
 
 @pytest.fixture(scope="module")
@@ -164,26 +167,36 @@ def test_a_killed_run_resumes_without_losing_a_stage(
         torch.testing.assert_close(resumed.state_dict()[key], tensor, msg=lambda text, key=key: f"{key}: {text}")
 
 
-@pytest.mark.parametrize("step", [5, 8, 62, 66, 70, 74, 75])
-def test_a_run_killed_inside_a_stage_resumes_inside_it(capsys, monkeypatch, tmp_path, backbone, texts, trained, step):
+def steps_of_stage(stage):
+    return EPOCHS[stage] * math.ceil(TEXTS / hf_integration.RECIPE[stage]["per_device_train_batch_size"])
+
+
+@pytest.mark.parametrize(
+    ("stage", "step"),
+    [("finetune", 5), ("finetune", 8), ("finetune", 62), ("soft", 2), ("hard", 2), ("hard", 4), ("exits", 3)],
+)
+def test_a_run_killed_inside_a_stage_resumes_inside_it(
+    capsys, monkeypatch, tmp_path, backbone, texts, trained, stage, step
+):
     out = tmp_path / "model"
     command = ["train", str(backbone), str(texts), str(out), *SHORT, "--save-steps", "3"]
+    before = list(EPOCHS)[: list(EPOCHS).index(stage)]
     with monkeypatch.context() as patch:
-        # The steps of all stages are counted: 64 of `finetune`, 4 of `soft`, 8 of `hard`, 8 of `exits`.
-        kill_at(patch, Trainer, "training_step", step)
+        # Steps are counted through all stages, from 1.
+        kill_at(patch, Trainer, "training_step", sum(map(steps_of_stage, before)) + step)
         with pytest.raises(Killed):
             cli.main(command)
-    finished = len(json.loads((out / staged_training.STATE_FILE).read_text())["finished"])
-    folder = out / "stages" / "work" / ["finetune", "soft", "hard", "exits"][finished]
-    saved = checkpoint_files.last_complete_checkpoint(folder)
+    finished = json.loads((out / staged_training.STATE_FILE).read_text())["finished"]
+    assert [report["stage"] for report in finished] == before
+    saved = checkpoint_files.last_complete_checkpoint(out / "stages" / "work" / stage)
+    kept = 0 if saved is None else checkpoint_files.steps_of(saved)
+    assert kept == (step - 1) // 3 * 3
     calls = []
     original = Trainer.training_step
     monkeypatch.setattr(Trainer, "training_step", lambda *a, **k: (calls.append(1), original(*a, **k))[1])
     assert run(capsys, *command)[0] == 0
     # Whatever the checkpoint holds is not run again.
-    lost = step - 1 - sum([64, 4, 8, 8][:finished]) - (0 if saved is None else checkpoint_files.steps_of(saved))
-    assert 0 <= lost <= 2
-    assert len(calls) == 84 - (step - 1) + lost
+    assert len(calls) == sum(map(steps_of_stage, EPOCHS)) - sum(map(steps_of_stage, before)) - kept
     hf_integration.register()
     whole, resumed = (AutoModelForSequenceClassification.from_pretrained(folder) for folder in (trained, out))
     for key, tensor in whole.state_dict().items():
