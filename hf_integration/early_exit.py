@@ -106,8 +106,8 @@ class ExitCriterion(nn.Module):
 
     def forward(self, evidence: ExitEvidence) -> Tensor:
         """Return what :meth:`judge` says, and NaN, which never leaves, where this exit's logits are not finite."""
-        broken = ~evidence.logits[:, -1].isfinite().all(-1)
-        return self.judge(evidence).masked_fill(broken, math.nan)
+        # Nothing times a number that is not finite is NaN: fewer operations than asking each.
+        return self.judge(evidence) + (evidence.logits[:, -1] * 0).sum(-1)
 
     def reset_parameters(self) -> None:
         """Set the neutral start (nobody leaves) of parameters, only through ``transformers.initialization``."""

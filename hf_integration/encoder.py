@@ -81,8 +81,8 @@ class TokenResult:
 class _Ledger:
     """What a pass has recorded so far; numbers on the host, because a device takes a launch to note each."""
 
-    attended: Tensor
-    kept: Tensor
+    # Tokens that entered each layer and that it left, int64 [2, batch, layers].
+    counts: Tensor
     # Rows of the batch that still run.
     running: Tensor
     soft_kept: list[Tensor] = field(default_factory=list)
@@ -98,28 +98,29 @@ class _Ledger:
     def of(cls, layout: Layout, layers: int) -> _Ledger:
         packing = layout.packing
         running = packing.sample_ids if packing.device.type == "cpu" else torch.arange(len(packing.lengths))
-        # As it is if no token is pruned and nobody leaves: what happens is noted when it happens.
-        attended, kept = packing.host_lengths[:, None].repeat(2, 1, layers)
-        return cls(attended, kept, running)
+        return cls(torch.zeros(2, len(running), layers, dtype=torch.int64), running)
+
+    def enter(self, depth: int, layout: Layout) -> None:
+        """Note who enters a layer, and that all their tokens stay."""
+        self.counts[:, :, depth - 1].index_copy_(1, self.running, layout.packing.host_lengths.expand(2, -1))
 
     def prune(self, depth: int, layout: Layout) -> None:
-        lengths = layout.packing.host_lengths[:, None]
-        self.kept[self.running, depth - 1 :] = lengths
-        self.attended[self.running, depth:] = lengths
+        self.counts[1, :, depth - 1].index_copy_(0, self.running, layout.packing.host_lengths)
 
     def weigh(self, layout: Layout) -> None:
         if isinstance(layout, MaskedLayout) and layout.token_weights is not None:
             self.soft_kept.append(layout.token_weights.sum(1))
 
-    def leave(self, depth: int, stay: list[bool]) -> None:
-        stays = torch.tensor(stay)
-        gone = self.running[~stays]
-        self.attended[gone, depth:] = 0
-        self.kept[gone, depth:] = 0
-        self.running = self.running[stays]
+    def leave(self, stay: list[bool]) -> None:
+        self.running = self.running[torch.tensor(stay)]
 
-    def all_kept(self) -> Tensor:
-        return torch.stack(self.soft_kept, dim=1) if self.soft_kept else self.kept
+    @property
+    def attended(self) -> Tensor:
+        return self.counts[0]
+
+    @property
+    def kept(self) -> Tensor:
+        return torch.stack(self.soft_kept, dim=1) if self.soft_kept else self.counts[1]
 
     def answer(self, sample_ids: Tensor, logits: Tensor, depth: int) -> None:
         """Note the logits of all who run; those who stay overwrite theirs."""
@@ -138,7 +139,7 @@ class _Ledger:
             logits=self.logits,
             exit_layer=self.exit_layer,
             attended=self.attended,
-            kept=self.all_kept(),
+            kept=self.kept,
             pooled=torch.stack(self.pooled, dim=1) if self.pooled else None,
             exits_asked=tuple(self.exits_asked),
             layers_run=layers_run,
@@ -167,7 +168,7 @@ class TokenEncoder:
         for depth in range(len(self.layers)):
             self._run_layer(depth + 1, layout, soft_temperature, ledger, active=active)
             ledger.weigh(layout)
-        return TokenResult(layout.last_states(), ledger.attended, ledger.all_kept(), active)
+        return TokenResult(layout.last_states(), ledger.attended, ledger.kept, active)
 
     def _is_active(self, soft_temperature: float | None) -> bool:
         return self.pruner is not None and (soft_temperature is not None or self.pruner.is_active())
@@ -176,6 +177,7 @@ class TokenEncoder:
         self, depth: int, layout: Layout, soft_temperature: float | None, ledger: _Ledger, *, active: bool
     ) -> None:
         layer = self.layers[depth - 1]
+        ledger.enter(depth, layout)
         pruner = self.pruner if active and depth in self.pruning_depths else None
         importance = layout.attend(layer, importance=None if pruner is None else pruner.attention)
         if pruner is not None:
@@ -229,6 +231,7 @@ class PyramidEncoder(TokenEncoder):
                 # Not before: many texts never get here.
                 active = self._is_active(options.soft_temperature)
             if depth == last:
+                ledger.enter(depth + 1, layout)
                 pooled = layout.run_last(layer, self.pooling)
                 ledger.answer(layout.packing.sample_ids, self.classify(pooled), depth + 1)
             else:
@@ -262,8 +265,8 @@ class PyramidEncoder(TokenEncoder):
         if any(leaving):
             stay = [not leaves for leaves in leaving]
             ledger.answer(layout.packing.sample_ids, logits, depth)
-            ledger.leave(depth, stay)
             if not any(stay):
                 return True
+            ledger.leave(stay)
             ledger.history = history.index_select(0, layout.leave(stay))
         return False

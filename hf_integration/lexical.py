@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hf_integration.compatibility import init
+from hf_integration.packing import Packing
 
 __all__ = ["Bags", "LexicalClassifier", "make_bags", "token_rarity"]
 
@@ -44,38 +45,41 @@ class Bags:
         return torch.repeat_interleave(self.sizes)
 
 
-def make_bags(token_ids: Tensor, segment_ids: Tensor, texts: int, rarity: Tensor) -> Bags:
+def make_bags(token_ids: Tensor, packing: Packing, rarity: Tensor) -> Bags:
     """Count and weigh the tokens of texts: ``log(1 + count) * rarity``, over the length of that vector.
 
     Args:
         token_ids: int64 ``[T]``, packed.
-        segment_ids: text of each token, int64 ``[T]``.
-        texts: how many there are.
+        packing: which text each is of.
         rarity: of each token of the vocabulary, positive, ``[vocab]``.
     """
-    vocabulary = len(rarity)
-    keys, counts = torch.unique(segment_ids * vocabulary + token_ids, return_counts=True)
+    texts, vocabulary = len(packing.lengths), len(rarity)
+    if texts == 1:
+        # Half as many operations, which one text waits for.
+        tokens, counts = torch.unique(token_ids, return_counts=True)
+        weights = torch.log1p(counts.float()) * rarity[tokens].float()
+        return Bags(tokens, weights / weights.norm(), torch.tensor([len(tokens)], device=tokens.device))
+    keys, counts = torch.unique(packing.segment_ids * vocabulary + token_ids, return_counts=True)
     owners, tokens = keys.div(vocabulary, rounding_mode="floor"), keys % vocabulary
     weights = torch.log1p(counts.float()) * rarity[tokens].float()
     squares = torch.zeros(texts, device=weights.device).index_add_(0, owners, weights.square())
     return Bags(tokens, weights / squares.sqrt()[owners], torch.bincount(owners, minlength=texts))
 
 
-def token_rarity(token_ids: Tensor, segment_ids: Tensor, texts: int, vocabulary: int) -> Tensor:
+def token_rarity(token_ids: Tensor, packing: Packing, vocabulary: int) -> Tensor:
     """Return the smoothed inverse document frequency of every token, ``1 + log((1 + texts) / (1 + texts with it))``.
 
     Args:
         token_ids: int64 ``[T]``, packed.
-        segment_ids: text of each token, int64 ``[T]``.
-        texts: how many there are.
+        packing: which text each is of.
         vocabulary: how many tokens there are.
 
     Returns:
         float32 ``[vocabulary]``, at least 1.
     """
-    different = torch.unique(segment_ids * vocabulary + token_ids) % vocabulary
+    different = torch.unique(packing.segment_ids * vocabulary + token_ids) % vocabulary
     found = torch.bincount(different, minlength=vocabulary)
-    return 1 + ((1 + texts) / (1 + found)).log()
+    return 1 + ((1 + len(packing.lengths)) / (1 + found)).log()
 
 
 class LexicalClassifier(nn.Module):
@@ -108,9 +112,9 @@ class LexicalClassifier(nn.Module):
         """Tell whether it has left its neutral start."""
         return bool(self.table.any())
 
-    def forward(self, token_ids: Tensor, segment_ids: Tensor, texts: int) -> Tensor:
+    def forward(self, token_ids: Tensor, packing: Packing) -> Tensor:
         """Return logits ``[texts, labels]`` of packed tokens; see :func:`make_bags` for the arguments."""
-        bags = make_bags(token_ids, segment_ids, texts, self.rarity)
+        bags = make_bags(token_ids, packing, self.rarity)
         return self.of_bags(bags, self.table) + self.bias
 
     @staticmethod

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_integration.lexical import Bags, LexicalClassifier, make_bags, token_rarity
+from hf_integration.packing import Packing
 
 __all__ = ["LexicalLoss", "cross_fitted_logits", "fit_lexical", "weigh_texts"]
 
@@ -30,10 +31,10 @@ def weigh_texts(classifier: LexicalClassifier, token_ids: Tensor, lengths: Tenso
         token_ids: int64 ``[T]``, packed, on the host.
         lengths: of the texts, int64 ``[n]``.
     """
-    segment_ids = torch.repeat_interleave(lengths)
-    rarity = token_rarity(token_ids, segment_ids, len(lengths), len(classifier.rarity))
+    packing = Packing(tuple(lengths.tolist()), torch.arange(len(lengths)))
+    rarity = token_rarity(token_ids, packing, len(classifier.rarity))
     classifier.rarity.copy_(rarity)
-    return make_bags(token_ids, segment_ids, len(lengths), rarity)
+    return make_bags(token_ids, packing, rarity)
 
 
 def fit_lexical(classifier: LexicalClassifier, bags: Bags, loss: LexicalLoss) -> None:

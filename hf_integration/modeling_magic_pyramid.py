@@ -216,9 +216,9 @@ class MagicPyramidForSequenceClassification(PyramidModel):
         """Return ``[batch, num_labels]``, or ``None`` for a model without lexical exits."""
         if self.lexical_classifier is None:
             return None
-        texts, ids = len(inputs.packing.lengths), inputs.fields.get("input_ids")
+        ids = inputs.fields.get("input_ids")
         if ids is not None:
-            logits: Tensor = self.lexical_classifier(inputs.packed(ids), inputs.packing.segment_ids, texts)
+            logits: Tensor = self.lexical_classifier(inputs.packed(ids), inputs.packing)
             return logits
         if self.lexical_classifier.is_trained():
             raise argument_error(
@@ -227,7 +227,7 @@ class MagicPyramidForSequenceClassification(PyramidModel):
                 "embeddings",
                 "pass `input_ids`, or call set_speed(0.0)",
             )
-        return self.lexical_classifier.bias.expand(texts, -1)
+        return self.lexical_classifier.bias.expand(len(inputs.packing.lengths), -1)
 
     def _is_neutral(self) -> bool:
         exits = not self.training and (self.config.exit_threshold > 0 or self.config.max_layers is not None)

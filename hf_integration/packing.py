@@ -157,8 +157,12 @@ def segment_pool(states: Tensor, packing: Packing) -> Tensor:
         from hf_integration.pooling_kernel import pool_packed
 
         return pool_packed(states.contiguous(), packing.cu_seqlens)
-    first = states.index_select(0, packing.first_tokens)
-    return torch.cat((first, segment_mean(states, packing), segment_max(states, packing)), dim=1)
+    if states.device.type != "cpu":
+        first = states.index_select(0, packing.first_tokens)
+        return torch.cat((first, segment_mean(states, packing), segment_max(states, packing)), dim=1)
+    samples = torch.split(states, list(packing.lengths))
+    parts = [part for sample in samples for part in (sample[0], sample.mean(0), sample.amax(0))]
+    return torch.cat(parts).view(len(samples), -1)
 
 
 def segment_mean(states: Tensor, packing: Packing) -> Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from hf_integration import attention
 from hf_integration.attention import packed_attention
 from hf_integration.packing import Packing, offsets, pad, segment_pool, select_samples, select_tokens, unpad
 
@@ -112,9 +114,11 @@ def test_no_mask_is_a_mask_of_ones(make_pyramid, make_batch):
         assert torch.equal(value, given[name])
 
 
-def test_importance_is_the_plain_column_mean_of_softmax():
+@pytest.mark.parametrize("scores", [1, 1000, 2**18])
+def test_importance_is_the_plain_column_mean_of_softmax(monkeypatch, scores):
+    monkeypatch.setattr(attention, "_BLOCK_SCORES", scores)
     torch.manual_seed(0)
-    lengths, heads, width = [5, 1, 300], 2, 8
+    lengths, heads, width = [5, 1, 400], 2, 8
     query, key, value = torch.randn(3, sum(lengths), heads * width)
     context, importance = packed_attention(query, key, value, lengths, num_heads=heads, importance="received")
     plain, _ = packed_attention(query, key, value, lengths, num_heads=heads)

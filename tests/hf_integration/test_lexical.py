@@ -12,6 +12,7 @@ from torch.nn import functional
 import hf_integration
 from hf_integration.lexical import LexicalClassifier, make_bags, token_rarity
 from hf_integration.lexical_training import cross_fitted_logits, fit_lexical, weigh_texts
+from hf_integration.packing import Packing, unpad
 from mp_plugins import ArgumentError
 
 VOCABULARY = 11
@@ -19,8 +20,8 @@ TEXTS = st.lists(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=1
 
 
 def packed(texts):
-    lengths = torch.tensor([len(text) for text in texts])
-    return torch.tensor([token for text in texts for token in text]), torch.repeat_interleave(lengths), lengths
+    packing = Packing(tuple(len(text) for text in texts), torch.arange(len(texts)))
+    return torch.tensor([token for text in texts for token in text]), packing
 
 
 def weights_of(text, rarity):
@@ -31,8 +32,8 @@ def weights_of(text, rarity):
 
 @given(TEXTS)
 def test_rarity_counts_texts(texts):
-    ids, segments, _ = packed(texts)
-    found = token_rarity(ids, segments, len(texts), VOCABULARY)
+    ids, packing = packed(texts)
+    found = token_rarity(ids, packing, VOCABULARY)
     for token in range(VOCABULARY):
         texts_with_it = sum(token in text for text in texts)
         assert found[token].item() == pytest.approx(1 + math.log((1 + len(texts)) / (1 + texts_with_it)))
@@ -45,20 +46,19 @@ def test_logits_are_weighted_sums_over_the_different_tokens(texts, seed):
     classifier.table.normal_()
     classifier.bias.normal_()
     classifier.rarity.uniform_(1, 3)
-    ids, segments, _ = packed(texts)
+    ids, packing = packed(texts)
     expected = [
         sum(weight * classifier.table[token] for token, weight in weights_of(text, classifier.rarity.tolist()).items())
         for text in texts
     ]
-    torch.testing.assert_close(
-        classifier(ids, segments, len(texts)), torch.stack(expected) + classifier.bias, atol=1e-5, rtol=1e-5
-    )
+    found = classifier(ids, packing)
+    torch.testing.assert_close(found, torch.stack(expected) + classifier.bias, atol=1e-5, rtol=1e-5)
 
 
 @given(TEXTS)
 def test_bags_of_a_text_have_length_one(texts):
-    ids, segments, _ = packed(texts)
-    bags = make_bags(ids, segments, len(texts), torch.ones(VOCABULARY))
+    ids, packing = packed(texts)
+    bags = make_bags(ids, packing, torch.ones(VOCABULARY))
     assert bags.sizes.tolist() == [len(set(text)) for text in texts]
     squares = torch.zeros(len(texts)).index_add(0, bags.texts, bags.weights.square())
     torch.testing.assert_close(squares, torch.ones(len(texts)))
@@ -79,9 +79,9 @@ def class_loss(labels):
 
 def test_the_solution_is_the_minimum():
     texts, labels = corpus()
-    ids, _, lengths = packed(texts)
+    ids, packing = packed(texts)
     classifier = LexicalClassifier(VOCABULARY, 3)
-    fit_lexical(classifier, weigh_texts(classifier, ids, lengths), class_loss(labels))
+    fit_lexical(classifier, weigh_texts(classifier, ids, packing.length_tensor), class_loss(labels))
     rarity = classifier.rarity.tolist()
     # The whole problem once more, written densely.
     dense = torch.zeros(len(texts), VOCABULARY, dtype=torch.float64)
@@ -100,9 +100,9 @@ def test_the_solution_is_the_minimum():
 
 def test_cross_fitting_asks_who_has_not_seen_the_text():
     texts, labels = corpus(23)
-    ids, _, lengths = packed(texts)
+    ids, packing = packed(texts)
     classifier = LexicalClassifier(VOCABULARY, 3)
-    bags = weigh_texts(classifier, ids, lengths)
+    bags = weigh_texts(classifier, ids, packing.length_tensor)
     found = cross_fitted_logits(classifier, bags, class_loss(labels))
     assert not classifier.is_trained()
     # Whatever the class of the texts of a fold, what is said of them stays.
@@ -116,9 +116,9 @@ def test_cross_fitting_asks_who_has_not_seen_the_text():
 @pytest.mark.parametrize("count", [1, 2])
 def test_very_few_texts_are_no_error(count):
     texts, labels = corpus(count)
-    ids, _, lengths = packed(texts)
+    ids, packing = packed(texts)
     classifier = LexicalClassifier(VOCABULARY, 3)
-    bags = weigh_texts(classifier, ids, lengths)
+    bags = weigh_texts(classifier, ids, packing.length_tensor)
     assert cross_fitted_logits(classifier, bags, class_loss(labels)).isfinite().all()
     fit_lexical(classifier, bags, class_loss(labels))
     assert classifier.table.isfinite().all()
@@ -160,7 +160,7 @@ def test_what_it_says_reaches_every_exit(speaking, make_batch):
     model, batch = speaking(), make_batch([9, 14])
     pooled = model.exit_states(**batch).pooled
     live = batch["attention_mask"] != 0
-    said = model.lexical_classifier(batch["input_ids"][live], torch.repeat_interleave(live.sum(1)), 2)
+    said = model.lexical_classifier(batch["input_ids"][live], unpad(live)[1])
     for exit_features in pooled.unbind(1):
         torch.testing.assert_close(exit_features[:, -3:], said)
 
