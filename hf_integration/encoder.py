@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from hf_integration.early_exit import ExitCriterion, ExitEvidence, InternalClassifiers, should_exit
 from hf_integration.layouts import Layout
+from hf_integration.ledger import EncoderResult, Ledger
 from hf_integration.masked_layout import MaskedLayout
 from hf_integration.model_family import Pooling
 from hf_integration.token_pruning import TokenEvidence, TokenPruner
 
-__all__ = ["EncoderResult", "PyramidEncoder", "RunOptions", "TokenEncoder", "TokenResult"]
+__all__ = ["PyramidEncoder", "RunOptions", "TokenEncoder", "TokenResult"]
 
 
 @dataclass(frozen=True)
@@ -35,31 +36,6 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
-class EncoderResult:
-    """The outcome of one pass, rows in the order of the batch. What is counted lies on the host.
-
-    Attributes:
-        logits: ``[batch, labels]``.
-        exit_layer: layers run for each sample, int64 ``[batch]``.
-        attended: tokens that entered each layer, int64 ``[batch, layers]``, 0 = had left.
-        kept: tokens that pruning left after each layer: int64, or, where the model is, float32 with gradients if soft.
-        pooled: ``[batch, exits, features]`` if recorded; see :class:`~hf_integration.early_exit.InternalClassifiers`.
-        exits_asked: depths at which internal classifiers were asked.
-        layers_run: how many layers anybody entered.
-        pruned: the pruner was at work in them.
-    """
-
-    logits: Tensor
-    exit_layer: Tensor
-    attended: Tensor
-    kept: Tensor
-    pooled: Tensor | None
-    exits_asked: tuple[int, ...]
-    layers_run: int
-    pruned: bool
-
-
-@dataclass(frozen=True)
 class TokenResult:
     """The outcome of one pass of a head that reads every token.
 
@@ -75,76 +51,6 @@ class TokenResult:
     attended: Tensor
     kept: Tensor
     pruned: bool
-
-
-@dataclass
-class _Ledger:
-    """What a pass has recorded so far; numbers on the host, because a device takes a launch to note each."""
-
-    # Tokens that entered each layer and that it left, int64 [2, batch, layers].
-    counts: Tensor
-    # Rows of the batch that still run.
-    running: Tensor
-    soft_kept: list[Tensor] = field(default_factory=list)
-    # Of all samples, by the last exit at which anybody left while they ran.
-    logits: Tensor | None = None
-    exit_layer: Tensor | None = None
-    pooled: list[Tensor] = field(default_factory=list)
-    exits_asked: list[int] = field(default_factory=list)
-    # Logits of the exits that the running samples have passed, [n, exits, labels].
-    history: Tensor | None = None
-
-    @classmethod
-    def of(cls, layout: Layout, layers: int) -> _Ledger:
-        packing = layout.packing
-        running = packing.sample_ids if packing.device.type == "cpu" else torch.arange(len(packing.lengths))
-        return cls(torch.zeros(2, len(running), layers, dtype=torch.int64), running)
-
-    def enter(self, depth: int, layout: Layout) -> None:
-        """Note who enters a layer, and that all their tokens stay."""
-        self.counts[:, :, depth - 1].index_copy_(1, self.running, layout.packing.host_lengths.expand(2, -1))
-
-    def prune(self, depth: int, layout: Layout) -> None:
-        self.counts[1, :, depth - 1].index_copy_(0, self.running, layout.packing.host_lengths)
-
-    def weigh(self, layout: Layout) -> None:
-        if isinstance(layout, MaskedLayout) and layout.token_weights is not None:
-            self.soft_kept.append(layout.token_weights.sum(1))
-
-    def leave(self, stay: list[bool]) -> None:
-        self.running = self.running[torch.tensor(stay)]
-
-    @property
-    def attended(self) -> Tensor:
-        return self.counts[0]
-
-    @property
-    def kept(self) -> Tensor:
-        return torch.stack(self.soft_kept, dim=1) if self.soft_kept else self.counts[1]
-
-    def answer(self, sample_ids: Tensor, logits: Tensor, depth: int) -> None:
-        """Note the logits of all who run; those who stay overwrite theirs."""
-        if self.logits is None or self.exit_layer is None:
-            # Nobody has left before: these are the rows of the batch.
-            self.logits, self.exit_layer = logits, torch.full((len(logits),), depth)
-            return
-        dtype = torch.promote_types(self.logits.dtype, logits.dtype)
-        self.logits = self.logits.to(dtype).index_copy(0, sample_ids, logits.to(dtype))
-        self.exit_layer[self.running] = depth
-
-    def result(self, *, layers_run: int, pruned: bool) -> EncoderResult:
-        if self.logits is None or self.exit_layer is None:
-            raise RuntimeError("a pass ends when everybody has left")
-        return EncoderResult(
-            logits=self.logits,
-            exit_layer=self.exit_layer,
-            attended=self.attended,
-            kept=self.kept,
-            pooled=torch.stack(self.pooled, dim=1) if self.pooled else None,
-            exits_asked=tuple(self.exits_asked),
-            layers_run=layers_run,
-            pruned=pruned,
-        )
 
 
 @dataclass(frozen=True)
@@ -163,18 +69,21 @@ class TokenEncoder:
 
     def run_all(self, layout: Layout, soft_temperature: float | None) -> TokenResult:
         """Run all layers over ``layout``, which retains what is dropped; ``None`` = hard decisions."""
-        ledger = _Ledger.of(layout, len(self.layers))
+        ledger = self._open(layout)
         active = self._is_active(soft_temperature)
         for depth in range(len(self.layers)):
             self._run_layer(depth + 1, layout, soft_temperature, ledger, active=active)
             ledger.weigh(layout)
         return TokenResult(layout.last_states(), ledger.attended, ledger.kept, active)
 
+    def _open(self, layout: Layout) -> Ledger:
+        return Ledger.of(layout, len(self.layers))
+
     def _is_active(self, soft_temperature: float | None) -> bool:
         return self.pruner is not None and (soft_temperature is not None or self.pruner.is_active())
 
     def _run_layer(
-        self, depth: int, layout: Layout, soft_temperature: float | None, ledger: _Ledger, *, active: bool
+        self, depth: int, layout: Layout, soft_temperature: float | None, ledger: Ledger, *, active: bool
     ) -> None:
         layer = self.layers[depth - 1]
         ledger.enter(depth, layout)
@@ -223,7 +132,7 @@ class PyramidEncoder(TokenEncoder):
             lexical: logits of the lexical classifier ``[batch, labels]``, if the internal classifiers read them.
         """
         last, active = len(self.layers) - 1, False
-        ledger = _Ledger.of(layout, len(self.layers))
+        ledger = self._open(layout)
         for depth, layer in enumerate(self.layers):
             if self._offer_exit(depth, layout, options, lexical, ledger):
                 return ledger.result(layers_run=depth, pruned=active)
@@ -240,15 +149,13 @@ class PyramidEncoder(TokenEncoder):
         return ledger.result(layers_run=len(self.layers), pruned=active)
 
     def _offer_exit(
-        self, depth: int, layout: Layout, options: RunOptions, lexical: Tensor | None, ledger: _Ledger
+        self, depth: int, layout: Layout, options: RunOptions, lexical: Tensor | None, ledger: Ledger
     ) -> bool:
         """Let those go who are sure enough at ``depth``; return whether all have left."""
-        forced = depth == options.max_layers
-        if depth not in self.classifiers.depths or not (forced or options.exit_threshold > 0 or options.record_pooled):
+        if not self._asks(depth, options):
             return False
-        pooled = layout.pool()
-        if lexical is not None:
-            pooled = torch.cat((pooled, lexical.index_select(0, layout.packing.sample_ids).to(pooled.dtype)), dim=1)
+        forced = depth == options.max_layers
+        pooled = self._features(layout, lexical)
         if options.record_pooled:
             ledger.pooled.append(pooled)
             return False
@@ -270,3 +177,15 @@ class PyramidEncoder(TokenEncoder):
             ledger.leave(stay)
             ledger.history = history.index_select(0, layout.leave(stay))
         return False
+
+    def _asks(self, depth: int, options: RunOptions) -> bool:
+        anybody = depth == options.max_layers or options.exit_threshold > 0 or options.record_pooled
+        return anybody and depth in self.classifiers.depths
+
+    @staticmethod
+    def _features(layout: Layout, lexical: Tensor | None) -> Tensor:
+        """Return what an internal classifier reads, ``[n, features]``."""
+        pooled = layout.pool()
+        if lexical is None:
+            return pooled
+        return torch.cat((pooled, lexical.index_select(0, layout.packing.sample_ids).to(pooled.dtype)), dim=1)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from hf_integration.layouts import CompactLayout, Layout
 from hf_integration.masked_layout import MaskedLayout
 from hf_integration.model_family import ModelFamily
-from hf_integration.packing import Packing, unpad
+from hf_integration.packing import Packing, pad, unpad
 from hf_integration.places import Places
+from hf_integration.static_layout import StaticLayout
 from mp_plugins import argument_error
 
 __all__ = ["BatchInputs"]
@@ -28,10 +29,12 @@ class BatchInputs:
         fields: what the embeddings take: ``input_ids`` int64 ``[batch, seq]`` or ``inputs_embeds``
             ``[batch, seq, width]``, ``position_ids`` and the family's token inputs, int64 ``[batch, seq]``.
         attention_mask: ``[batch, seq]``, non-zero = live; ``None`` = all are.
+        static: they pass through a graph of fixed shape, so that nothing can be told by their values.
     """
 
     fields: dict[str, Tensor]
     attention_mask: Tensor | None
+    static: bool = False
 
     @classmethod
     def checked(cls, family: ModelFamily, config: Any, **given: Tensor | None) -> BatchInputs:
@@ -47,6 +50,7 @@ class BatchInputs:
             mp_plugins.ArgumentError: a shape is wrong, an id or a position is out of range, or the texts have more
                 tokens than the model has positions.
         """
+        static = torch.compiler.is_exporting()
         tokens = _tokens(given.get("input_ids"), given.get("inputs_embeds"))
         positions = given.get("position_ids")
         limit = family.max_positions(config)
@@ -54,16 +58,16 @@ class BatchInputs:
             raise argument_error(
                 "input_ids", f"must have at most {limit} positions", tokens.shape[1], "truncate with the tokenizer"
             )
-        if tokens.dim() == 2:
+        if tokens.dim() == 2 and not static:
             _check_range("input_ids", tokens, config.vocab_size, "use the tokenizer of this checkpoint")
-        if positions is not None:
+        if positions is not None and not static:
             _check_range("position_ids", positions, config.max_position_embeddings, "leave them out for the default")
         zeros = torch.zeros(tokens.shape[:2], dtype=torch.int64, device=tokens.device)
         fields = {name: _filled(name, given.get(name), zeros) for name in family.token_inputs}
         fields["position_ids"] = _filled("position_ids", positions, family.position_ids(config, tokens))
         fields["input_ids" if tokens.dim() == 2 else "inputs_embeds"] = tokens
         mask = given.get("attention_mask")
-        return cls(fields, None if mask is None else _filled("attention_mask", mask, zeros))
+        return cls(fields, None if mask is None else _filled("attention_mask", mask, zeros), static)
 
     @cached_property
     def live(self) -> Tensor:
@@ -76,6 +80,20 @@ class BatchInputs:
     def packing(self) -> Packing:
         """Which live tokens belong to which sample."""
         return self._unpadded[1]
+
+    @property
+    def lengths(self) -> Tensor:
+        """Live tokens of each sample, int64 ``[batch]``, where the counts are: on the host, or in the graph."""
+        return self.live.sum(1) if self.static else self.packing.host_lengths
+
+    def padded(self, values: Tensor) -> Tensor:
+        """Return ``values`` of the tokens, ``[T, n]``, as ``[batch, seq, n]`` with zeros at the padding.
+
+        Static ones have that shape already.
+        """
+        if not self.static:
+            return pad(values, self.live)
+        return values.masked_fill(~self.live[..., None], 0.0)
 
     def packed(self, field: Tensor) -> Tensor:
         """Return the values at the live tokens, ``[T, ...]``, of ``[batch, seq, ...]``."""
@@ -112,7 +130,7 @@ class BatchInputs:
             soft: the tokens get weights (not with ``compact``).
             retain: keep the last states of dropped tokens.
         """
-        packing, protected = self.packing, self._protected(protected_ids)
+        protected, compact = self._protected(protected_ids), compact and not self.static
         packed = {name: self.packed(field)[None] for name, field in self.fields.items()} if compact else {}
         hidden = family.embed(backbone, **(packed or self.fields))
         relative = family.relative_positions(backbone, self.fields["position_ids"], hidden)
@@ -122,11 +140,15 @@ class BatchInputs:
             slots = self.packed(slots.expand(self.live.shape)) if compact else slots
             positions = packed["position_ids"][0] if compact else self.fields["position_ids"]
             places = Places(relative, slots, positions)
+        if self.static:
+            return StaticLayout(
+                family, num_heads, hidden, protected, self.live, backbone=backbone, places=places, retain=retain
+            )
         if not compact:
             return MaskedLayout(
                 family,
                 num_heads,
-                packing,
+                self.packing,
                 hidden,
                 protected,
                 self.live,
@@ -138,7 +160,7 @@ class BatchInputs:
         return CompactLayout(
             family,
             num_heads,
-            packing,
+            self.packing,
             hidden[0],
             self.packed(protected),
             backbone=backbone,
@@ -150,6 +172,9 @@ class BatchInputs:
         tokens = self.fields.get("input_ids")
         if tokens is None or not ids:
             return torch.zeros_like(self.fields["position_ids"], dtype=torch.bool)
+        if self.static:
+            # Formats for graphs have no isin.
+            return (tokens[..., None] == torch.tensor(ids, device=tokens.device)).any(-1)
         return torch.isin(tokens, torch.tensor(ids, device=tokens.device))
 
 
@@ -180,7 +205,7 @@ def _check_range(argument: str, values: Tensor, end: int, remedy: str) -> None:
 def _filled(argument: str, given: Tensor | None, default: Tensor) -> Tensor:
     if given is None:
         return default
-    if given.dim() != 2 or given.shape[1] != default.shape[1] or given.shape[0] not in (1, default.shape[0]):
+    if given.dim() != 2 or given.shape[1] != default.shape[1] or given.shape[0] not in (default.shape[0], 1):
         raise argument_error(
             argument, f"must have the shape {tuple(default.shape)}", tuple(given.shape), "pass one value per token"
         )

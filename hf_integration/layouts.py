@@ -57,7 +57,7 @@ class Layout(abc.ABC):
         self.context = hidden
         self.protected = protected
         self.retain = retain
-        self.lengths_at_start = packing.length_tensor
+        self.packing_at_start = packing
         # Runs a function of tensors, and in gradient checkpointing runs it again instead of keeping what it made.
         self.call: Callable[..., Any] = _call
 
@@ -71,7 +71,7 @@ class Layout(abc.ABC):
 
     def initial_lengths(self) -> Tensor:
         """Return how many tokens each running sample had at the start, int64 ``[n]``."""
-        return self.lengths_at_start.index_select(0, self.packing.sample_ids)
+        return self.packing_at_start.length_tensor.index_select(0, self.packing.sample_ids)
 
     @abc.abstractmethod
     def keep_tokens(self, keep: Tensor) -> None:

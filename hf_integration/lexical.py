@@ -117,6 +117,23 @@ class LexicalClassifier(nn.Module):
         bags = make_bags(token_ids, packing, self.rarity)
         return self.of_bags(bags, self.table) + self.bias
 
+    def of_padded(self, token_ids: Tensor, live: Tensor) -> Tensor:
+        """Return the same logits, ``[batch, labels]``, from a padded batch and without a number of different tokens.
+
+        For graphs of fixed shape; takes ``batch * seq * seq`` comparisons.
+
+        Args:
+            token_ids: int64 ``[batch, seq]``.
+            live: bool ``[batch, seq]``.
+        """
+        same = (token_ids[:, :, None] == token_ids[:, None, :]) & live[:, None, :]
+        counts = same.sum(2).clamp_min(1).float()
+        weights = torch.log1p(counts) * self.rarity[token_ids].float() * live
+        # A token that occurs so many times stands for itself in as many parts.
+        norm = (weights.square() / counts).sum(1, keepdim=True).sqrt()
+        shares = (weights / counts / norm).to(self.table.dtype)
+        return torch.einsum("bs,bsl->bl", shares, self.table[token_ids]) + self.bias
+
     @staticmethod
     def of_bags(bags: Bags, table: Tensor) -> Tensor:
         """Return the weighted sums of the rows of ``table``, ``[n, labels]``."""

@@ -1,4 +1,4 @@
-"""The layout in which what is pruned is masked, for training and export; see :mod:`hf_integration.layouts`."""
+"""The layout in which what is pruned is masked, for training; see :mod:`hf_integration.layouts`."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ class MaskedLayout(Layout):
 
         # Given and not read inside, because they change before a second run.
         self.context, found = self.call(attention, self.hidden, self.live, self.token_weights)
-        return None if found is None else found[self._tokens()]
+        return None if found is None else self._at_tokens(found)
 
     def protected_tokens(self) -> Tensor:
         """See :meth:`Layout.protected_tokens`."""
-        return self.protected[self._tokens()].index_fill(0, self.packing.first_tokens, 1)
+        return self._at_tokens(self.protected).index_fill(0, self.packing.first_tokens, 1)
 
     def weigh_tokens(self, weights: Tensor) -> None:
         """Multiply the weights of the live tokens by ``weights``, float32 ``[T]``."""
@@ -102,7 +102,7 @@ class MaskedLayout(Layout):
 
     def live_states(self) -> Tensor:
         """See :meth:`Layout.live_states`."""
-        return self.hidden[self._tokens()]
+        return self._at_tokens(self.hidden)
 
     def last_states(self) -> Tensor:
         """See :meth:`Layout.last_states`."""
@@ -132,6 +132,10 @@ class MaskedLayout(Layout):
         self.attend(layer, importance=None)
         self.transform(layer)
         return self.live_states()[self.packing.first_tokens]
+
+    def _at_tokens(self, values: Tensor) -> Tensor:
+        """Return what ``values``, ``[batch, seq, ...]``, are at the live tokens, ``[T, ...]``."""
+        return values[self._tokens()]
 
     def _tokens(self) -> Tensor:
         return self.live & self.running[:, None]

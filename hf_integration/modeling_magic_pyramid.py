@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from hf_integration.base_model import PyramidModel, keep_changes
 from hf_integration.configuration_magic_pyramid import speed_settings
 from hf_integration.early_exit import ExitCriterion, InternalClassifiers
-from hf_integration.encoder import EncoderResult, PyramidEncoder, RunOptions
+from hf_integration.encoder import PyramidEncoder, RunOptions
 from hf_integration.flops import pyramid_flops
 from hf_integration.inputs import BatchInputs
+from hf_integration.ledger import EncoderResult
 from hf_integration.lexical import LexicalClassifier
 from hf_integration.losses import classification_loss
 from hf_integration.outputs import ExitStates, MagicPyramidSequenceClassifierOutput
+from hf_integration.static_encoder import StaticPyramidEncoder
 from hf_integration.transfers import to_device
 from mp_plugins import argument_error, load_registry
 
@@ -188,7 +191,8 @@ class MagicPyramidForSequenceClassification(PyramidModel):
 
     def _run(self, inputs: BatchInputs, options: RunOptions) -> EncoderResult:
         layout = self._lay_out(inputs, soft=options.soft_temperature is not None)
-        encoder = PyramidEncoder(
+        kind = StaticPyramidEncoder if inputs.static else PyramidEncoder
+        encoder = kind(
             layers=self.family.layers(self.base_model),
             pruning_depths=self.config.pruning_depths,
             pruner=self.token_pruner,
@@ -204,8 +208,8 @@ class MagicPyramidForSequenceClassification(PyramidModel):
         """Return the operations of each sample, float32 ``[batch]`` on the host."""
         return pyramid_flops(
             result.attended[:, : result.layers_run],
-            result.kept.detach()[:, : result.layers_run].cpu(),
-            inputs.packing.host_lengths,
+            result.kept.detach()[:, : result.layers_run].to(result.attended.device),
+            inputs.lengths,
             result.exits_asked,
             self.shape,
             exit_outputs=self.shape.labels + self.exit_criterion.outputs,
@@ -217,6 +221,8 @@ class MagicPyramidForSequenceClassification(PyramidModel):
         if self.lexical_classifier is None:
             return None
         ids = inputs.fields.get("input_ids")
+        if ids is not None and inputs.static:
+            return self.lexical_classifier.of_padded(ids, inputs.live)
         if ids is not None:
             logits: Tensor = self.lexical_classifier(inputs.packed(ids), inputs.packing)
             return logits
@@ -234,7 +240,8 @@ class MagicPyramidForSequenceClassification(PyramidModel):
         return super()._is_neutral() and not exits
 
     def _require_trained(self, depth: int) -> None:
-        if not self.internal_classifiers.is_trained(depth):
+        # A graph cannot ask; set_speed has.
+        if not torch.compiler.is_exporting() and not self.internal_classifiers.is_trained(depth):
             raise argument_error(
                 "max_layers",
                 "must be a depth whose internal classifier is trained",

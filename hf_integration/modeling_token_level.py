@@ -18,7 +18,7 @@ from hf_integration.outputs import (
     MagicPyramidQuestionAnsweringOutput,
     MagicPyramidTokenClassifierOutput,
 )
-from hf_integration.packing import pad
+from hf_integration.static_encoder import StaticTokenEncoder
 from hf_integration.transfers import to_device
 from mp_plugins import argument_error
 
@@ -39,15 +39,16 @@ class _TokenLevelModel(PyramidModel):
 
     def _run(self, inputs: BatchInputs, soft_temperature: float | None) -> TokenResult:
         layout = self._lay_out(inputs, soft=soft_temperature is not None, retain=True)
-        encoder = TokenEncoder(self.family.layers(self.base_model), self.config.pruning_depths, self.token_pruner)
+        kind = StaticTokenEncoder if inputs.static else TokenEncoder
+        encoder = kind(self.family.layers(self.base_model), self.config.pruning_depths, self.token_pruner)
         return encoder.run_all(layout, soft_temperature)
 
     def _counts(self, inputs: BatchInputs, result: TokenResult, outputs: int) -> dict[str, Any]:
-        device = inputs.packing.device
+        device = inputs.live.device
         flops = token_level_flops(
             result.attended,
-            result.kept.detach().cpu(),
-            inputs.packing.host_lengths,
+            result.kept.detach().to(result.attended.device),
+            inputs.lengths,
             outputs,
             self.shape,
             pruning_macs=self.pruning_macs(pruned=result.pruned),
@@ -118,7 +119,7 @@ class MagicPyramidForTokenClassification(_TokenLevelModel):
         }
         inputs = self._checked(**given)
         result = self._run(inputs, soft_temperature)
-        logits = pad(self.family.classify_tokens(self, result.states), inputs.live)
+        logits = inputs.padded(self.family.classify_tokens(self, result.states))
         output = MagicPyramidTokenClassifierOutput(
             loss=None if labels is None else class_loss(logits, labels),
             logits=logits,
@@ -193,7 +194,7 @@ class MagicPyramidForQuestionAnswering(_TokenLevelModel):
         }
         inputs = self._checked(**given)
         result = self._run(inputs, soft_temperature)
-        scores = pad(self.family.score_spans(self, result.states), inputs.live)
+        scores = inputs.padded(self.family.score_spans(self, result.states))
         scores = scores.masked_fill(~inputs.live[..., None], torch.finfo(scores.dtype).min)
         starts, ends = scores.unbind(-1)
         loss = None
@@ -265,12 +266,12 @@ class MagicPyramidModel(_TokenLevelModel):
         }
         inputs = self._checked(**given)
         result = self._run(inputs, soft_temperature)
-        states = pad(result.states, inputs.live)
+        states = inputs.padded(result.states)
         counts = self._counts(inputs, result, 0)
         pooled = None
         if getattr(self, "pooler", None) is not None:
             first = inputs.live.long().argmax(1)
-            pooled = self.family.pool(self, states[torch.arange(len(first), device=first.device), first])
+            pooled = self.family.pool(self, states[torch.arange(first.shape[0], device=first.device), first])
             counts["flops"] = counts["flops"] + 2 * self.config.hidden_size**2
         return self._finished(
             MagicPyramidModelOutput(last_hidden_state=states, pooler_output=pooled, **counts),

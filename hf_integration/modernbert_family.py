@@ -105,8 +105,11 @@ class _RotatedWindows(RelativePositions):
         self.heads = backbone.config.num_attention_heads
         # Half of the window; a text that it holds whole needs no mask.
         self.window = int(backbone.config.local_attention) // 2
-        self.masks = position_ids.shape[1] - 1 > self.window
-        self.positions = torch.arange(int(position_ids.max()) + 1, device=position_ids.device)[None]
+        # A graph of fixed shape is for texts of any length, and cannot ask for the last position.
+        static = torch.compiler.is_exporting()
+        self.masks = static or position_ids.shape[1] - 1 > self.window
+        end = backbone.config.max_position_embeddings if static else int(position_ids.max()) + 1
+        self.positions = torch.arange(end, device=position_ids.device)[None]
         self.tables: dict[bool, tuple[Tensor, Tensor]] = {}
 
     def place_queries(self, layer: nn.Module, queries: Tensor, positions: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from mp_plugins import argument_error
 __all__ = [
     "Packing",
     "offsets",
+    "pack_all",
     "pad",
     "segment_max",
     "segment_mean",
@@ -127,6 +128,21 @@ def pad(packed: Tensor, live: Tensor) -> Tensor:
     padded = packed.new_zeros((*live.shape, *packed.shape[1:]))
     # masked_scatter would not broadcast over features; index_put keeps the gradient to `packed`.
     return padded.index_put(live.nonzero(as_tuple=True), packed)
+
+
+def pack_all(live: Tensor) -> Packing:
+    """Return the packing in which every position of a padded batch, bool ``[batch, seq]``, has a row.
+
+    For graphs of fixed shape: it knows its lengths, all ``seq``, as tensors alone.
+    """
+    samples = torch.arange(live.shape[0], device=live.device)
+    packing = Packing((), samples)
+    packing.__dict__.update(
+        length_tensor=torch.full_like(samples, live.shape[1]),
+        first_tokens=samples * live.shape[1],
+        segment_ids=samples[:, None].expand(live.shape).flatten(),
+    )
+    return packing
 
 
 def select_tokens(packing: Packing, keep: Tensor) -> tuple[Tensor, Packing]:

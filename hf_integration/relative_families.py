@@ -129,7 +129,9 @@ class _Disentangled(RelativePositions):
         self.share = 1 / math.sqrt(1 + len(self.kinds))
         if config.relative_attention:
             rows = _rows(config, torch.arange(-reach, reach + 1, device=device))
-            self.first, self.end = int(rows[0]), int(rows[-1]) + 1
+            # A graph of fixed shape cannot ask which of them are needed.
+            static = torch.compiler.is_exporting()
+            self.first, self.end = (0, 2 * _span(config)) if static else (int(rows[0]), int(rows[-1]) + 1)
             self.row_of_distance = rows - self.first
 
     def place_queries(self, layer: nn.Module, queries: Tensor, positions: Tensor) -> Tensor:

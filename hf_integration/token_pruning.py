@@ -30,7 +30,8 @@ class TokenEvidence:
         importance: float32 ``[T]``, 1 on average over a text, if the pruner names an :attr:`TokenPruner.attention`.
         states: input of the layer, ``[T, hidden_size]``, if :attr:`TokenPruner.reads_states`.
         protected: tokens that stay whatever the pruner says, [CLS] among them, bool ``[T]``.
-        packing: which rows belong to which sample.
+        packing: which rows belong to which sample. In an exported graph every position of the padded batch has a row,
+            lengths are in tensors alone, and what is not live has importance 0.
         initial_lengths: tokens that each sample had before any pruning, int64 ``[n]``.
     """
 
@@ -215,10 +216,13 @@ class TopKPruner(TokenPruner):
     def keep_mask(self, evidence: TokenEvidence) -> Tensor:
         """See :meth:`TokenPruner.keep_mask`. Of equally important tokens the first ones stay."""
         packing = evidence.packing
+        if torch.compiler.is_exporting():
+            ranks = _ranks_by_counting(_protected_first(evidence), packing)
+            return ranks < self._counts(evidence).index_select(0, packing.segment_ids)
         order = _ranked_rows(_protected_first(evidence), packing)
         # Sorted rows of a sample lie where its rows lie, so those that stay are the first ones of its place.
         ends = (packing.first_tokens + self._counts(evidence)).index_select(0, packing.segment_ids)
-        stays = torch.arange(len(order), device=order.device) < ends
+        stays = torch.arange(order.shape[0], device=order.device) < ends
         return torch.empty_like(stays).scatter_(0, order, stays)
 
     def soft_mask(self, evidence: TokenEvidence, temperature: float) -> Tensor:
@@ -287,6 +291,18 @@ class GatePruner(_ThresholdPruner):
 def _protected_first(evidence: TokenEvidence) -> Tensor:
     """Return the importance without gradients, infinite where a token is protected."""
     return evidence.attention_importance().detach().masked_fill(evidence.protected, torch.inf)
+
+
+def _ranks_by_counting(importance: Tensor, packing: Packing) -> Tensor:
+    """Return the rank of each row in its sample, int64 ``[T]``, where all samples are of the same length.
+
+    For graphs of fixed shape, whose formats know no stable order: takes ``n * n`` comparisons a sample.
+    """
+    own = importance.view(packing.sample_ids.shape[0], -1)
+    others = own[:, None, :]
+    slots = torch.arange(own.shape[1], device=own.device)
+    first = (others == own[:, :, None]) & (slots < slots[:, None])
+    return ((others > own[:, :, None]) | first).sum(2).flatten()
 
 
 def _ranked_rows(importance: Tensor, packing: Packing) -> Tensor:
