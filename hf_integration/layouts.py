@@ -178,7 +178,10 @@ class CompactLayout(Layout):
 
     def keep_tokens(self, keep: Tensor) -> None:
         """See :meth:`Layout.keep_tokens`."""
-        rows, self.packing = select_tokens(self.packing, keep)
+        rows, packing = select_tokens(self.packing, keep)
+        if packing.lengths == self.packing.lengths:
+            return
+        self.packing = packing
         if self.retain:
             gone = (~keep).nonzero().flatten()
             self.dropped.append((self.origins[gone], self.hidden.index_select(0, gone)))

@@ -55,7 +55,11 @@ def arguments() -> argparse.Namespace:
         action="store_true",
         help="also both recipes, all exit criteria and all token pruners, on the first task",
     )
-    add("--shapes", action="store_true", help="also BERT-base with random weights: does time follow arithmetic?")
+    add(
+        "--shapes",
+        action="store_true",
+        help="also BERT-base with random weights: does time follow arithmetic, and when does dropping rows pay?",
+    )
     add("--quick", action="store_true", help="a small sample and short training: a look, not a measurement")
     add("--json", type=Path, metavar="OUT", help="write every figure here")
     add("--svg", type=Path, metavar="OUT", help="write accuracy against work here")
@@ -136,9 +140,10 @@ def run_tasks(given: argparse.Namespace, write: Any, content: dict[str, Any]) ->
 
 
 def run_shapes(given: argparse.Namespace, content: dict[str, Any]) -> None:
-    """Compare time with arithmetic on BERT-base shapes; on a CUDA device too, where there is one."""
+    """Compare time with arithmetic on BERT-base shapes, and dropping rows with what it saves; on CUDA devices too."""
     import torch
     from mp_models import shapes
+    from mp_models.compaction import compaction_rows, compaction_table
     from mp_models.tasks import load_task
     from transformers import AutoTokenizer
 
@@ -152,10 +157,17 @@ def run_shapes(given: argparse.Namespace, content: dict[str, Any]) -> None:
         max_tokens=given.max_tokens,
         quick=given.quick,
     )
+    bert = shapes.base_model()
+    content["compaction"] = compaction_rows(bert, (64, 512, 4096), repeats=5 if given.quick else 15)
+    print(f"\n{compaction_table(content['compaction'])}", flush=True)
     rows = spread(task.test, 16 if given.quick else 64)
     content["shapes"] = shapes.shape_rows(rows, (1, 32), rounds=given.rounds)
     print(f"\n{shapes.shapes_table(content['shapes'])}", flush=True)
     if torch.cuda.is_available():
+        content["compaction on cuda"] = compaction_rows(
+            bert.to("cuda", torch.bfloat16), (64, 512, 4096, 32768), repeats=50
+        )
+        print(f"\n{compaction_table(content['compaction on cuda'])}", flush=True)
         content["cuda"] = shapes.cuda_rows(given.max_tokens, (1, 8, 32, 128, 512), rounds=max(given.rounds, 20))
         print(f"\n{torch.cuda.get_device_name()}, bfloat16\n\n{shapes.shapes_table(content['cuda'])}", flush=True)
 

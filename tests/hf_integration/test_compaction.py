@@ -65,6 +65,18 @@ def test_samples_that_left_run_no_further_layer(make_pyramid, make_batch):
 
 
 @torch.no_grad()
+def test_nothing_is_copied_where_every_token_stays(make_pyramid, make_batch):
+    model = make_pyramid()
+    layout = model._lay_out(model._checked(**make_batch([5, 8])), soft=False)
+    hidden = layout.hidden
+    layout.keep_tokens(torch.ones(13, dtype=torch.bool))
+    assert layout.hidden is hidden
+    layout.keep_tokens(torch.arange(13) != 3)
+    assert torch.equal(layout.hidden, torch.cat((hidden[:3], hidden[4:])))
+    assert layout.packing.lengths == (4, 8)
+
+
+@torch.no_grad()
 def test_nothing_runs_after_the_last_sample_left(make_pyramid, make_batch):
     model = make_pyramid(max_layers=2)
     rows = watch(model)

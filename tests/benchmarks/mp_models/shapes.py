@@ -21,7 +21,7 @@ from mp_models.contenders import Contender
 from mp_models.measuring import time_in_turns
 from mp_models.tasks import Rows
 
-__all__ = ["SHAPES", "Shape", "cuda_rows", "shape_rows", "shapes_table"]
+__all__ = ["SHAPES", "Shape", "base_model", "cuda_rows", "shape_rows", "shapes_table"]
 
 TOLERANCE = 0.25
 """By how much the share of time that is left may differ from the share of arithmetic."""
