@@ -86,7 +86,7 @@ def run_task(task: Task, kept: Mapping[str, Kept], settings: Settings) -> TaskRe
         _settle(name, kept, held_out[name], on_curve[name], least, result)
     contenders = [Contender(name, kept[name].model) for name in kept]
     if settings.others:
-        contenders += _others(bert.model, kept[OURS].model, task, settings, result.skipped)
+        contenders += _others(bert.model, kept[OURS].model, task, settings, least, result)
     _measure(contenders, task, settings, result)
     return result
 
@@ -110,16 +110,24 @@ def _settle(
         chosen = choose(points_of(model, held_out, thresholds), least)
         result.chosen[idea] = chosen
         result.curves[idea] = points_of(model, test, thresholds)
-        settings = kept[idea].model.config
-        settings.keep_scale, settings.exit_threshold = chosen.keep_scale, chosen.exit_threshold
+        _set(kept[idea].model, chosen)
+
+
+def _set(model: Any, chosen: Point) -> None:
+    model.config.keep_scale, model.config.exit_threshold = chosen.keep_scale, chosen.exit_threshold
 
 
 def _step(documents: int, wanted: int | None) -> int:
     return 1 if wanted is None else max(1, documents // wanted)
 
 
-def _others(bert: Any, pyramid: Any, task: Task, settings: Settings, skipped: list[str]) -> list[Contender]:
-    """Return the contenders that are not compared by the targets; note which could not be made."""
+def _others(
+    bert: Any, pyramid: Any, task: Task, settings: Settings, least: float, result: TaskResult
+) -> list[Contender]:
+    """Return the contenders that are not compared by the targets; note which could not be made.
+
+    What is computed otherwise is sure of other answers, so the exits of a Magic Pyramid are chosen anew.
+    """
     makers: Mapping[str, Callable[[], Any]] = {
         f"{BERT}, bfloat16": lambda: bfloat16(bert),
         f"{BERT}, int8": lambda: int8(bert),
@@ -130,13 +138,18 @@ def _others(bert: Any, pyramid: Any, task: Task, settings: Settings, skipped: li
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         # It would be emulated, at a fraction of the speed of float32.
         makers = {name: make for name, make in makers.items() if "bfloat16" not in name}
-        skipped.append("bfloat16: this processor does not compute in it")
+        result.skipped.append("bfloat16: this processor does not compute in it")
     made = [Contender(f"{BERT}, padded to {task.max_tokens}", bert, pad_to=task.max_tokens)]
     for name, make in makers.items():
         try:
             made.append(Contender(name, make()))
         except ImportError as error:
-            skipped.append(f"{name}: not available here ({error})")
+            result.skipped.append(f"{name}: not available here ({error})")
+            continue
+        if name.startswith(OURS):
+            records = records_of(made[-1].model, task.held_out, _KEEP_SCALES)
+            result.chosen[name] = choose(points_of(made[-1].model, records, None), least)
+            _set(made[-1].model, result.chosen[name])
     return made
 
 
