@@ -14,7 +14,7 @@ from mp_models.contenders import Answers, Contender, bfloat16, int8
 from mp_models.keeping import ModelShelf
 from mp_models.measuring import Timing, time_in_turns
 from mp_models.results import Baselines, Measured, TaskResult, baselines, measured_targets
-from mp_models.shapes import SHAPES, FixedRate, shaped, shapes_table
+from mp_models.shapes import SHAPES, FixedRate, shaped, shapes_table, with_own_share
 from mp_models.tables import (
     contenders_table,
     equal_accuracy_table,
@@ -293,8 +293,16 @@ def test_tables_and_plot(tmp_path):
         "less_work": 3.0,
     }  # fmt: skip
     assert "| entropy | 0.5 | 0.125 | 90.00 % | 0.10 | 3.00x |" in variants_table([row], "exit criterion")
-    shape = {"shape": "narrow", "batch_size": 1, "work_left": 0.5, "time_left": 0.6, "met": True}
-    assert "| narrow | 1 | 0.500 | 0.600 | 1.20 | met |" in shapes_table([shape])
+    shapes = with_own_share(
+        [
+            {"shape": name, "batch_size": 1, "work_left": work, "time_left": time}
+            for name, work, time in (("whole", 0.9, 0.45), ("narrow", 0.45, 0.27), ("flat", 0.45, 0.45))
+        ]
+    )
+    shown = shapes_table(shapes)
+    # From the first one, not from plain BERT.
+    assert "| narrow | 1 | 0.450 | 0.270 | 1.20 | met |" in shown
+    assert "| flat | 1 | 0.450 | 0.450 | 2.00 | MISSED |" in shown
     data = json.loads(json.dumps(made.data()))
     assert data["contenders"]["ours"]["less_work"]["unpadded"] == 8.0
     # Of the curve, only what no other point beats.

@@ -78,12 +78,12 @@ class OnnxInt8:
 
 def _export(bert: nn.Module, path: Path) -> None:
     wrapped = _Logits(copy.deepcopy(bert).eval())
-    # Two texts of several tokens: the export takes sizes of 1 for fixed.
-    example = torch.ones(2, 8, dtype=torch.int64)
+    # Two texts of several tokens: the export takes sizes of 1 for fixed, and one tensor given twice for one input.
+    ids, mask = torch.full((2, 8), 5), torch.ones(2, 8, dtype=torch.int64)
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", min=2, max=512)}
     names = ["input_ids", "attention_mask", "token_type_ids"]
     torch.onnx.export(
-        wrapped, (example, example, torch.zeros_like(example)), path, input_names=names, output_names=["logits"],
+        wrapped, (ids, mask, torch.zeros_like(ids)), path, input_names=names, output_names=["logits"],
         dynamic_shapes=dict.fromkeys(names, axes), dynamo=True, verbose=False,
     )  # fmt: skip
 
