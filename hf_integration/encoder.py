@@ -159,16 +159,14 @@ class PyramidEncoder(TokenEncoder):
         if options.record_pooled:
             ledger.pooled.append(pooled)
             return False
-        ledger.exits_asked.append(depth)
         logits = self.classifiers(depth, pooled)
-        history = logits[:, None] if ledger.history is None else torch.cat((ledger.history, logits[:, None]), dim=1)
+        history = ledger.ask(depth, logits)
         if forced:
             leaving = [True] * len(logits)
         else:
             # The one wait for the device: all else follows on the host.
             uncertainty = self.criterion(ExitEvidence(depth, history, pooled))
             leaving = should_exit(uncertainty, options.exit_threshold).tolist()
-        ledger.history = history
         if any(leaving):
             stay = [not leaves for leaves in leaving]
             ledger.answer(layout.packing.sample_ids, logits, depth)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hf_integration.layouts import CompactLayout, Layout
 from hf_integration.masked_layout import MaskedLayout
 from hf_integration.model_family import ModelFamily
-from hf_integration.packing import Packing, pad, unpad
+from hf_integration.packing import Packing, pack_all, pad, unpad
 from hf_integration.places import Places
 from hf_integration.static_layout import StaticLayout
 from mp_plugins import argument_error
@@ -101,6 +101,8 @@ class BatchInputs:
 
     @cached_property
     def _unpadded(self) -> tuple[Tensor | slice, Packing]:
+        if self.static:
+            return slice(None), pack_all(self.live)
         positions = self.fields["position_ids"]
         if self.attention_mask is None and positions.numel():
             # Nothing to count, and no device to wait for.
@@ -140,12 +142,9 @@ class BatchInputs:
             slots = self.packed(slots.expand(self.live.shape)) if compact else slots
             positions = packed["position_ids"][0] if compact else self.fields["position_ids"]
             places = Places(relative, slots, positions)
-        if self.static:
-            return StaticLayout(
-                family, num_heads, hidden, protected, self.live, backbone=backbone, places=places, retain=retain
-            )
         if not compact:
-            return MaskedLayout(
+            kind = StaticLayout if self.static else MaskedLayout
+            return kind(
                 family,
                 num_heads,
                 self.packing,
@@ -154,7 +153,7 @@ class BatchInputs:
                 self.live,
                 backbone=backbone,
                 places=places,
-                soft=soft,
+                soft=soft and not self.static,
                 retain=retain,
             )
         return CompactLayout(

@@ -89,6 +89,13 @@ class Ledger:
         """See :class:`EncoderResult`."""
         return torch.stack(self.soft_kept, dim=1) if self.soft_kept else self.counts[1]
 
+    def ask(self, depth: int, logits: Tensor) -> Tensor:
+        """Note an exit and its logits ``[n, labels]``; return those of all exits so far, ``[n, exits, labels]``."""
+        self.exits_asked.append(depth)
+        said = logits[:, None]
+        self.history = said if self.history is None else torch.cat((self.history, said), dim=1)
+        return self.history
+
     def answer(self, sample_ids: Tensor, logits: Tensor, depth: int) -> None:
         """Note the logits of all who run; those who stay overwrite theirs."""
         if self.logits is None or self.exit_layer is None:

@@ -78,14 +78,13 @@ class StaticPyramidEncoder(StaticTokenEncoder, PyramidEncoder):
         if not self._asks(depth, options):
             return False
         books = cast(_StaticLedger, ledger)
-        books.exits_asked.append(depth)
         features = self._features(layout, lexical)
-        logits = self.classifiers(depth, features)[:, None]
-        books.history = logits if books.history is None else torch.cat((books.history, logits), dim=1)
+        logits = self.classifiers(depth, features)
+        history = books.ask(depth, logits)
         # Those who stay overwrite this answer.
-        books.answer(books.running, logits[:, 0], depth)
+        books.answer(books.running, logits, depth)
         if depth == options.max_layers:
             return True
-        uncertainty = self.criterion(ExitEvidence(depth, books.history, features))
+        uncertainty = self.criterion(ExitEvidence(depth, history, features))
         books.leave_where(should_exit(uncertainty, options.exit_threshold))
         return False

@@ -7,9 +7,6 @@ from torch import Tensor, nn
 
 from hf_integration.attention import Importance
 from hf_integration.masked_layout import MaskedLayout
-from hf_integration.model_family import ModelFamily
-from hf_integration.packing import pack_all
-from hf_integration.places import Places
 
 __all__ = ["StaticLayout"]
 
@@ -17,27 +14,9 @@ __all__ = ["StaticLayout"]
 class StaticLayout(MaskedLayout):
     """Padded, as :class:`MaskedLayout`, and what is live is told by a mask alone, never by a number of rows.
 
-    What that class has by live token, ``T``, is here by position, ``batch * seq``.
+    What that class has by live token, ``T``, is here by position, ``batch * seq``: its packing is that of
+    :func:`~hf_integration.packing.pack_all`, and it is never soft.
     """
-
-    def __init__(
-        self,
-        family: ModelFamily,
-        num_heads: int,
-        hidden: Tensor,
-        protected: Tensor,
-        live: Tensor,
-        *,
-        backbone: nn.Module,
-        places: Places | None = None,
-        retain: bool = False,
-    ) -> None:
-        packing = pack_all(live)
-        super().__init__(
-            family, num_heads, packing, hidden, protected, live, backbone=backbone, soft=False, places=places,
-            retain=retain,
-        )  # fmt: skip
-        self.first = live.long().argmax(1)
 
     def attend(self, layer: nn.Module, *, importance: Importance | None) -> Tensor | None:
         """See :meth:`Layout.attend`."""
@@ -56,7 +35,7 @@ class StaticLayout(MaskedLayout):
     def protected_tokens(self) -> Tensor:
         """See :meth:`Layout.protected_tokens`."""
         slots = torch.arange(self.live.shape[1], device=self.live.device)
-        return (self.protected | (slots == self.first[:, None])).flatten()
+        return (self.protected | (slots == self._first_slots()[:, None])).flatten()
 
     def keep_tokens(self, keep: Tensor) -> None:
         """See :meth:`Layout.keep_tokens`."""
@@ -93,8 +72,11 @@ class StaticLayout(MaskedLayout):
         return states.masked_fill(~self.live[..., None], 0.0).sum(1) / self.live.sum(1, keepdim=True)
 
     def _first(self, states: Tensor) -> Tensor:
-        places = self.first[:, None, None].expand(-1, 1, states.shape[2])
+        places = self._first_slots()[:, None, None].expand(-1, 1, states.shape[2])
         return states.gather(1, places)[:, 0]
+
+    def _first_slots(self) -> Tensor:
+        return self.words.long().argmax(1)
 
     def _at_tokens(self, values: Tensor) -> Tensor:
         return values.flatten(0, 1)
