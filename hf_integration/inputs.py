@@ -131,7 +131,12 @@ class BatchInputs:
             protected_ids: tokens of these ids are never pruned; those of ``inputs_embeds`` have none.
             soft: the tokens get weights (not with ``compact``).
             retain: keep the last states of dropped tokens.
+
+        Raises:
+            mp_plugins.ArgumentError: a sample has no live token.
         """
+        # First, as it refuses samples without a token, of which nothing below could say so.
+        packing = self.packing
         protected, compact = self._protected(protected_ids), compact and not self.static
         packed = {name: self.packed(field)[None] for name, field in self.fields.items()} if compact else {}
         hidden = family.embed(backbone, **(packed or self.fields))
@@ -147,7 +152,7 @@ class BatchInputs:
             return kind(
                 family,
                 num_heads,
-                self.packing,
+                packing,
                 hidden,
                 protected,
                 self.live,
@@ -159,7 +164,7 @@ class BatchInputs:
         return CompactLayout(
             family,
             num_heads,
-            self.packing,
+            packing,
             hidden[0],
             self.packed(protected),
             backbone=backbone,
