@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hf_integration.attention_dropout import drop_weights
 from hf_integration.varlen import suits_varlen, varlen_attention
 
 __all__ = [
@@ -236,7 +237,7 @@ def padded_attention(
         probabilities = torch.softmax(torch.matmul(scaled_query, k.transpose(2, 3)) + added, dim=-1)
         if importance == "received":
             found = received_attention(probabilities, query_weights)
-        context = torch.matmul(functional.dropout(probabilities, dropout).to(v.dtype), v)
+        context = torch.matmul(drop_weights(probabilities, dropout).to(v.dtype), v)
     if importance == "first":
         first = live.long().argmax(1)
         rows = first[:, None, None, None].expand(-1, num_heads, 1, q.shape[3])
@@ -330,7 +331,7 @@ def _attend_in_blocks(
         probabilities = torch.softmax(scores, dim=-1)
         # Decisions carry no gradient here: learned thresholds are trained in masked execution.
         received = received + probabilities.detach().sum((0, 1), dtype=torch.float32)
-        weights = functional.dropout(probabilities, dropout) if dropout > 0 else probabilities
+        weights = drop_weights(probabilities, dropout) if dropout > 0 else probabilities
         contexts.append(torch.matmul(weights.to(v.dtype), v))
     # n * (1/n) * sum over queries: the length cancels, only the mean over heads is left to take.
     return torch.cat(contexts, dim=1), received / q.shape[0]
