@@ -52,7 +52,7 @@ _SOFT = {"num_train_epochs": 0.2}
 # As many epochs in one stage as the others have together, give or take a tenth.
 _STAGES = {"finetune": _FINETUNE, "soft": _SOFT, "joint": {**_FINETUNE, "num_train_epochs": 2.4}}
 _RECIPES = {
-    "r8": Recipe(256, _STAGES),
+    "r8": Recipe(192, _STAGES),
     "20ng": Recipe(
         128,
         {
