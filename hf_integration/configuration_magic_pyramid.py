@@ -44,7 +44,7 @@ class MagicPyramidConfig(PreTrainedConfig):
             ``None`` = no pruner.
         pruning_layers: layers (1-based) that drop tokens between attention and feed-forward, out of
             ``1 .. num_hidden_layers - 1``: of the last layer only [CLS] is ever read. ``None`` means all of those.
-        keep_threshold: cut on the importance ``r`` (1 on average over the tokens of a text), one number or one per
+        keep_threshold: cut on the importance (1 on average over the tokens that may be pruned), one number or one per
             pruning layer, in place of the learned ones; ``None`` = the learned ones.
         keep_rate: of the pruner ``"top-k"``, in ``(0, 1]``: the share of a text's tokens that is left after the last
             pruning layer, falling by the same step in each, or one share per pruning layer; ``None`` keeps all.

@@ -90,11 +90,12 @@ class TokenEncoder:
         pruner = self.pruner if active and depth in self.pruning_depths else None
         importance = layout.attend(layer, importance=None if pruner is None else pruner.attention)
         if pruner is not None:
+            protected = layout.protected_tokens()
             evidence = TokenEvidence(
                 depth=depth,
-                importance=importance,
+                importance=None if importance is None else _relative(importance, protected, layout),
                 states=layout.final_norm(layout.live_states()) if pruner.reads_states else None,
-                protected=layout.protected_tokens(),
+                protected=protected,
                 packing=layout.packing,
                 initial_lengths=layout.initial_lengths(),
             )
@@ -105,6 +106,18 @@ class TokenEncoder:
                 layout.keep_tokens(pruner.keep_mask(evidence) | evidence.protected)
                 ledger.prune(depth, layout)
         layout.transform(layer)
+
+
+def _relative(importance: Tensor, protected: Tensor, layout: Layout) -> Tensor:
+    """Return ``importance`` as a multiple of its average over the tokens that may be pruned, float32 ``[T]``.
+
+    [CLS] and the separators draw the more attention the shorter a text is, which says nothing about its words: with
+    them in the average, one threshold prunes short texts, which need their few tokens, more than long ones.
+    """
+    counted = ~protected & importance.isfinite()
+    sums = layout.mean(torch.stack((importance.masked_fill(~counted, 0.0), counted.to(importance.dtype)), dim=1))
+    # Where nothing may be pruned this is NaN, which keeps a token.
+    return importance / (sums[:, 0] / sums[:, 1]).index_select(0, layout.packing.segment_ids)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ class TokenEvidence:
 
     Attributes:
         depth: the layer (1-based) that prunes.
-        importance: float32 ``[T]``, 1 on average over a text, if the pruner names an :attr:`TokenPruner.attention`.
+        importance: float32 ``[T]``, 1 on average over the tokens of a text that may be pruned, if the pruner names an
+            :attr:`TokenPruner.attention`.
         states: input of the layer, ``[T, hidden_size]``, if :attr:`TokenPruner.reads_states`.
         protected: tokens that stay whatever the pruner says, [CLS] among them, bool ``[T]``.
         packing: which rows belong to which sample. In an exported graph every position of the padded batch has a row,
@@ -152,7 +153,8 @@ class AttentionPruner(_ThresholdPruner):
     """Keeps the tokens that receive at least ``rho_l`` times the average attention in layer ``l``.
 
     The threshold on the attention received is learned per layer as in Learned Token Pruning (arXiv 2107.00910, eq. 4
-    to 6), but on ``r = n * s``, which does not depend on padding or on the length of the text.
+    to 6), but relative to the average of the tokens that may be pruned, which depends neither on padding nor on the
+    length of the text: one threshold leaves short and long texts about the same share of their tokens.
     """
 
     def __init__(self, config: MagicPyramidConfig) -> None:

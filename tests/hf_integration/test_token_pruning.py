@@ -344,3 +344,24 @@ def test_pruning_by_speed_is_monotone(pyramids, make_inputs, family):
         judging = 2 * model.token_pruner.macs_per_token * (12 + 17) * len(model.config.pruning_depths)
         assert spent[0] > spent[-1]
         assert spent[0] + judging >= spent[1]
+
+
+@pytest.mark.parametrize("execution", ["compact", "masked"])
+@pytest.mark.parametrize("pruner", ["attention", "cls-attention"])
+def test_importance_is_relative_to_the_tokens_that_may_be_pruned(make_plain, make_inputs, family, pruner, execution):
+    # One threshold for all lengths: what [CLS] and separators draw would weigh the more the shorter a text is.
+    separator, settings = 3, {"keep_threshold": 0.8, "execution": execution}
+    batch = make_inputs(family, [9, 2, 17, 5])
+    batch["input_ids"][0, 4] = batch["input_ids"][2, 10] = separator
+    model = hf_integration.attach(make_plain(family), token_pruner=pruner, protected_token_ids=[separator], **settings)
+    seen, decide = [], model.token_pruner.keep_mask
+    model.token_pruner.keep_mask = lambda evidence: seen.append(evidence) or decide(evidence)
+    run(model, batch)
+    assert [found.depth for found in seen] == [1, 2, 3]
+    for found in seen:
+        # [CLS] of ModernBERT does not see everything, and what it does not see is kept.
+        counted = ~found.protected & found.importance.isfinite()
+        for sample in range(len(found.packing.lengths)):
+            mine = found.importance[counted & (found.packing.segment_ids == sample)]
+            assert mine.tolist() == [] or float(mine.mean()) == pytest.approx(1, abs=1e-5)
+    assert seen[0].protected.sum() == 4 + 2
