@@ -111,8 +111,8 @@ class TokenEncoder:
 def _relative(importance: Tensor, protected: Tensor, layout: Layout) -> Tensor:
     """Return ``importance`` as a multiple of its average over the tokens that may be pruned, float32 ``[T]``.
 
-    [CLS] and the separators draw the more attention the shorter a text is, which says nothing about its words: with
-    them in the average, one threshold prunes short texts, which need their few tokens, more than long ones.
+    [CLS] draws a larger share of the attention the shorter a text is, which says nothing about its words: with it in
+    the average, one threshold prunes short texts, which need their few tokens, more than long ones.
     """
     counted = ~protected & importance.isfinite()
     sums = layout.mean(torch.stack((importance.masked_fill(~counted, 0.0), counted.to(importance.dtype)), dim=1))

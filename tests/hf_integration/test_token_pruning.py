@@ -349,7 +349,7 @@ def test_pruning_by_speed_is_monotone(pyramids, make_inputs, family):
 @pytest.mark.parametrize("execution", ["compact", "masked"])
 @pytest.mark.parametrize("pruner", ["attention", "cls-attention"])
 def test_importance_is_relative_to_the_tokens_that_may_be_pruned(make_plain, make_inputs, family, pruner, execution):
-    # One threshold for all lengths: what [CLS] and separators draw would weigh the more the shorter a text is.
+    # One threshold for all lengths: what [CLS] draws would weigh the more the shorter a text is.
     separator, settings = 3, {"keep_threshold": 0.8, "execution": execution}
     batch = make_inputs(family, [9, 2, 17, 5])
     batch["input_ids"][0, 4] = batch["input_ids"][2, 10] = separator
