@@ -116,8 +116,11 @@ def _relative(importance: Tensor, protected: Tensor, layout: Layout) -> Tensor:
     """
     counted = ~protected & importance.isfinite()
     sums = layout.mean(torch.stack((importance.masked_fill(~counted, 0.0), counted.to(importance.dtype)), dim=1))
-    # Where nothing may be pruned this is NaN, which keeps a token.
-    return importance / (sums[:, 0] / sums[:, 1]).index_select(0, layout.packing.segment_ids)
+    # A scale and nothing to learn by: where soft masks leave next to nothing, its gradients are without bounds.
+    average = (sums[:, 0] / sums[:, 1]).detach()
+    # No number where nothing may be pruned, or nothing is left that may.
+    average = average.where(average > 0, 1.0)
+    return importance / average.index_select(0, layout.packing.segment_ids)
 
 
 @dataclass(frozen=True)

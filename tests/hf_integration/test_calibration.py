@@ -202,7 +202,7 @@ def test_calibrate_sets_what_it_reports(make_pyramid, texts):
 def test_calibrate_chooses_pruning_and_exits_together(make_pyramid, texts, pruner):
     # Without what tokens say alone, which lets all of these leave before there is anything to prune.
     model = make_pyramid(token_pruner=pruner, lexical_exits=False)
-    model.token_pruner.keep_thresholds.data.fill_(0.4)
+    model.token_pruner.keep_thresholds.data.fill_(0.8)
     model.set_speed(0.0)
     rows = texts(model, [3 + index % 9 for index in range(120)], wrong=8)
     model.set_speed(1.0)
