@@ -22,7 +22,7 @@ def drop_weights(weights: Tensor, probability: float) -> Tensor:
 
     Args:
         weights: attention weights of any shape.
-        probability: from 0 to 1; on the CPU rounded to the next multiple of ``2 ** -16``.
+        probability: from 0 to 1; on the CPU rounded to the nearest multiple of ``2 ** -16``.
 
     Returns:
         As ``weights``.
