@@ -331,7 +331,7 @@ def _attend_in_blocks(
         probabilities = torch.softmax(scores, dim=-1)
         # Decisions carry no gradient here: learned thresholds are trained in masked execution.
         received = received + probabilities.detach().sum((0, 1), dtype=torch.float32)
-        weights = drop_weights(probabilities, dropout) if dropout > 0 else probabilities
+        weights = drop_weights(probabilities, dropout)
         contexts.append(torch.matmul(weights.to(v.dtype), v))
     # n * (1/n) * sum over queries: the length cancels, only the mean over heads is left to take.
     return torch.cat(contexts, dim=1), received / q.shape[0]
