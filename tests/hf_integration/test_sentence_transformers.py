@@ -61,7 +61,7 @@ def test_a_pruned_encoder_is_saved_and_loaded_with_its_settings(encoder, tmp_pat
 def test_a_pruned_encoder_learns_the_embeddings_of_the_plain_one(plain, encoder):
     encoder[0].auto_model.config.keep_threshold = 0.8
     wanted = torch.from_numpy(plain.encode(TEXTS))
-    features = encoder[0].tokenize(TEXTS)
+    features = encoder.tokenizer(TEXTS, padding=True, return_tensors="pt")
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=5e-5)
     losses = []
     for _ in range(8):
