@@ -90,7 +90,8 @@ def install_commands(
     install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     pinned = f"{library.distribution}=={version}"
     if shared:
-        return [[*install, pinned], [*install, "--no-deps", "--force-reinstall", str(wheel)]]
+        # What is shared stays in use wherever this release takes it.
+        return [[*install, pinned, *library.loosened], [*install, "--no-deps", "--force-reinstall", str(wheel)]]
     return [[*install, "--constraint", str(constraints), pinned, f"{wheel}[test]"]]
 
 

@@ -37,6 +37,12 @@ def test_what_is_installed_where():
     assert all(command[:3] == ["e/bin/python", "-m", "pip"] for command in (full, first, second))
 
 
+def test_what_a_release_needs_older_is_installed_beside_it_where_the_rest_is_shared():
+    given = (Path("e/bin/python"), matrix.LIBRARIES["transformers"], "4.57.6", Path("w.whl"), Path("c.txt"))
+    first, _ = matrix.install_commands(*given, shared=True)
+    assert first[-4:] == ["transformers==4.57.6", "tokenizers", "sentence-transformers", "accelerate"]
+
+
 def test_outcomes_are_counted_as_pytest_reports_them(tmp_path):
     (tmp_path / "test_it.py").write_text(
         "import pytest\n"
