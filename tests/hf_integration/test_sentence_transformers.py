@@ -33,39 +33,42 @@ def encoder():
     return SentenceTransformer(checkpoint_path(), device="cpu")
 
 
+@pytest.fixture
+def pruned(encoder):
+    encoder[0].auto_model.config.keep_threshold = 0.8
+    return encoder
+
+
 def test_an_untouched_encoder_gives_the_plain_one_s_embeddings(plain, encoder):
     assert isinstance(encoder[0].auto_model, hf_integration.MagicPyramidModel)
     np.testing.assert_allclose(encoder.encode(TEXTS), plain.encode(TEXTS), atol=1e-5)
 
 
-def test_embeddings_of_a_pruned_encoder_do_not_depend_on_the_batch(plain, encoder):
-    encoder[0].auto_model.config.keep_threshold = 0.8
-    embeddings = encoder.encode(TEXTS, batch_size=len(TEXTS))
+def test_embeddings_of_a_pruned_encoder_do_not_depend_on_the_batch(plain, pruned):
+    embeddings = pruned.encode(TEXTS, batch_size=len(TEXTS))
     assert (1 - (embeddings * plain.encode(TEXTS)).sum(1) > 1e-3).any()
-    np.testing.assert_allclose(encoder.encode(TEXTS, batch_size=1), embeddings, atol=1e-5)
-    states = encoder.encode(TEXTS, output_value="token_embeddings")
+    np.testing.assert_allclose(pruned.encode(TEXTS, batch_size=1), embeddings, atol=1e-5)
+    states = pruned.encode(TEXTS, output_value="token_embeddings")
     mean = torch.stack([state.mean(0) for state in states])
     np.testing.assert_allclose(torch.nn.functional.normalize(mean).numpy(), embeddings, atol=1e-5)
 
 
-def test_a_pruned_encoder_is_saved_and_loaded_with_its_settings(encoder, tmp_path):
-    encoder[0].auto_model.config.keep_threshold = 0.8
-    embeddings = encoder.encode(TEXTS)
-    encoder.save_pretrained(str(tmp_path))
+def test_a_pruned_encoder_is_saved_and_loaded_with_its_settings(pruned, tmp_path):
+    embeddings = pruned.encode(TEXTS)
+    pruned.save_pretrained(str(tmp_path))
     hf_integration.uninstall()
     loaded = SentenceTransformer(str(tmp_path), device="cpu")
     assert loaded[0].auto_model.config.keep_threshold == 0.8
     np.testing.assert_array_equal(loaded.encode(TEXTS), embeddings)
 
 
-def test_a_pruned_encoder_learns_the_embeddings_of_the_plain_one(plain, encoder):
-    encoder[0].auto_model.config.keep_threshold = 0.8
+def test_a_pruned_encoder_learns_the_embeddings_of_the_plain_one(plain, pruned):
     wanted = torch.from_numpy(plain.encode(TEXTS))
-    features = encoder.tokenizer(TEXTS, padding=True, return_tensors="pt")
-    optimizer = torch.optim.AdamW(encoder.parameters(), lr=5e-5)
+    features = pruned.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    optimizer = torch.optim.AdamW(pruned.parameters(), lr=5e-5)
     losses = []
     for _ in range(8):
-        loss = 1 - (encoder(dict(features))["sentence_embedding"] * wanted).sum(1).mean()
+        loss = 1 - (pruned(dict(features))["sentence_embedding"] * wanted).sum(1).mean()
         losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
