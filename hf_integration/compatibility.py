@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, TrainingArguments
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
 
 __all__ = [
+    "Checkpoints",
     "KeepsOwnParameters",
     "PreTrainedConfig",
     "attends_locally",
@@ -78,6 +79,23 @@ class _LoadsAll:
 
 # 5.0 loads parameters beside the backbone into every head that has them; before, only into the head that saved them.
 KeepsOwnParameters: Any = _LoadsOwnParameters if _BEFORE_5 else _LoadsAll
+
+
+class _CheckpointsWithoutReentry:
+    """Recomputes activations in the way that gives gradients to a layer whose inputs have none."""
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        if gradient_checkpointing_kwargs is None:
+            gradient_checkpointing_kwargs = {"use_reentrant": False}
+        super().gradient_checkpointing_enable(gradient_checkpointing_kwargs)  # type: ignore[misc]
+
+
+class _Checkpoints:
+    """Recomputes activations as transformers does by itself."""
+
+
+# 5.0 recomputes without reentry by default; before, with it, which leaves out layers behind frozen ones.
+Checkpoints: Any = _CheckpointsWithoutReentry if _BEFORE_5 else _Checkpoints
 
 
 def silent_when_missing(prefixes: Sequence[str]) -> tuple[str, ...]:
