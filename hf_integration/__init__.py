@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         MagicPyramidSequenceClassifierOutput,
         MagicPyramidTokenClassifierOutput,
     )
+    from hf_integration.prepacking import prepack
     from hf_integration.recipe import RECIPE, StageReport, run_stages
     from hf_integration.registration import attach, detach, install, register, uninstall
     from hf_integration.relative_families import DebertaV2Family, MPNetFamily
@@ -103,6 +104,7 @@ __all__ = [
     "choose_exit_threshold",
     "detach",
     "install",
+    "prepack",
     "register",
     "run_stages",
     "uninstall",
@@ -118,6 +120,7 @@ _MODULES = (
     "modernbert_family",
     "flops",
     "outputs",
+    "prepacking",
     "speed_budget",
     "token_pruning",
     "modeling_magic_pyramid",

@@ -27,7 +27,9 @@ exits; name the checkpoint that it was made from, if pruning has trained them fu
   magic-pyramid bench model fast-bert held-out.csv
       against its own weights
   magic-pyramid bench model fast-bert held-out.csv --against fine-tuned-bert --batch-size 64 --json
-      against another checkpoint, and the figures for programs"""
+      against another checkpoint, and the figures for programs
+  magic-pyramid bench model fast-bert held-out.csv --prepack
+      both with the weights in oneDNN's order, as hf_integration.prepack() lays them out"""
 
 _PLAIN, _OURS = "plain", "magic_pyramid"
 _NAMES = {_PLAIN: "plain model", _OURS: "Magic Pyramid"}
@@ -43,6 +45,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds whose median counts (default: 5)")
     parser.add_argument("--timed", type=int, default=512, metavar="N", help="texts timed in batches (default: 512)")
     parser.add_argument("--timed-alone", type=int, default=64, metavar="N", help="and one by one (default: 64)")
+    parser.add_argument("--prepack", action="store_true", help="prepack the weights of both models")
     add_data_arguments(parser, "test")
 
 
@@ -57,7 +60,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _figures(arguments: argparse.Namespace, data: LabelledTexts) -> dict[str, Any]:
     # The public name first: where torch is missing, its message names the extra to install.
-    from hf_integration import baseline_flops  # isort: skip
+    from hf_integration import baseline_flops, prepack  # isort: skip
     import torch
 
     from hf_integration.batching import pad_rows
@@ -68,6 +71,8 @@ def _figures(arguments: argparse.Namespace, data: LabelledTexts) -> dict[str, An
     pyramid, tokenizer, _ = load_checkpoint(arguments.model)
     source = pyramid if arguments.against is None else load_checkpoint(arguments.against)[0]
     models = {_PLAIN: source.plain_model().eval(), _OURS: pyramid.eval()}
+    if arguments.prepack:
+        models = {name: prepack(model) for name, model in models.items()}
     labels = label_ids(data.labels, pyramid.config.label2id)
     length = usable_length(pyramid, tokenizer, arguments.max_length)
     rows = tokenise(tokenizer, data.texts, data.pairs, labels, length)
@@ -90,6 +95,7 @@ def _figures(arguments: argparse.Namespace, data: LabelledTexts) -> dict[str, An
         "texts": len(rows),
         "max_tokens": length,
         "batch_size": arguments.batch_size,
+        "prepacked": arguments.prepack,
         "settings": {name: getattr(pyramid.config, name) for name in ("exit_threshold", "keep_scale", "max_layers")},
         "accuracy": {name: found.accuracy for name, found in answers.items()},
         "gflops": {_PLAIN: _mean(unpadded) / 1e9, _OURS: _mean(answers[_OURS].flops) / 1e9},
@@ -118,7 +124,8 @@ def _described(figures: dict[str, Any]) -> str:
     table = render_table(
         Table(f"{figures['texts']} texts of at most {figures['max_tokens']} tokens", columns, tuple(rows))
     )
-    return f"{table}\nMagic Pyramid: {settings}; {figures['mean_exit_layer']:.2f} layers, mean over the texts"
+    weights = ", both with prepacked weights" if figures["prepacked"] else ""
+    return f"{table}\nMagic Pyramid: {settings}; {figures['mean_exit_layer']:.2f} layers, mean over the texts{weights}"
 
 
 def _with_ratio(value: float, ratio: float, form: str) -> str:

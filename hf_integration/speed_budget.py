@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from hf_integration.batching import as_batches
 from hf_integration.configuration_checks import is_regression
+from hf_integration.prepacking import is_prepacked
 from mp_plugins import argument_error
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ LEVELS = (0.0, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3,
 
 # Every setting is timed so many times, in turns, so that a slow moment of the machine does not fall on one of them.
 _REPEATS = 3
-_TIMES_DEPEND_ON = {"device", "dtype", "threads"}
+_TIMES_DEPEND_ON = {"device", "dtype", "prepacked", "threads"}
 _SWEPT = {"exit_threshold", "keep_scale", "max_layers", "speed", "speed_table"}
 
 
@@ -65,7 +66,7 @@ class SpeedTable:
     Attributes:
         points: in ascending order of the swept setting.
         conditions: what the points depend on beside their settings: the head, the other settings of the model, and
-            for times the device, the dtype and the number of threads.
+            for times the device, the dtype, the order of the weights and the number of threads.
     """
 
     points: tuple[OperatingPoint, ...]
@@ -139,6 +140,7 @@ def conditions_of(model: PyramidModel) -> dict[str, Any]:
         "head": model.kind,
         "device": model.device.type,
         "dtype": str(model.dtype),
+        "prepacked": is_prepacked(model),
         "threads": torch.get_num_threads(),
         **{name: getattr(model.config, name) for name in fixed},
     }

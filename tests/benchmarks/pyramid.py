@@ -161,15 +161,19 @@ def run_shapes(given: argparse.Namespace, content: dict[str, Any]) -> None:
     content["compaction"] = compaction_rows(bert, (64, 512, 4096), repeats=5 if given.quick else 15)
     print(f"\n{compaction_table(content['compaction'])}", flush=True)
     rows = spread(task.test, 16 if given.quick else 64)
-    content["shapes"] = shapes.shape_rows(rows, (1, 32), rounds=given.rounds)
-    print(f"\n{shapes.shapes_table(content['shapes'])}", flush=True)
+    content["shapes"] = []
+    for prepacked, title in ((False, "BERT-base, random weights"), (True, "the same, prepacked")):
+        made = shapes.shape_rows(rows, (1, 32), rounds=given.rounds, prepacked=prepacked)
+        content["shapes"] += made
+        print(f"\n{shapes.shapes_table(made, title)}", flush=True)
     if torch.cuda.is_available():
         content["compaction on cuda"] = compaction_rows(
             bert.to("cuda", torch.bfloat16), (64, 512, 4096, 32768), repeats=50
         )
         print(f"\n{compaction_table(content['compaction on cuda'])}", flush=True)
         content["cuda"] = shapes.cuda_rows(given.max_tokens, (1, 8, 32, 128, 512), rounds=max(given.rounds, 20))
-        print(f"\n{torch.cuda.get_device_name()}, bfloat16\n\n{shapes.shapes_table(content['cuda'])}", flush=True)
+        title = f"{torch.cuda.get_device_name()}, bfloat16, BERT-base"
+        print(f"\n{shapes.shapes_table(content['cuda'], title)}", flush=True)
 
 
 def main() -> None:

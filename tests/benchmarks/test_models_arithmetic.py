@@ -26,7 +26,7 @@ from mp_models.tables import (
 from mp_models.targets import AVERAGE, TARGETS, Outcome, Target, outcomes
 from transformers import BertConfig, BertForSequenceClassification
 
-from hf_integration import attach
+from hf_integration import attach, prepack
 from hf_integration.early_exit import ExitEvidence
 from hf_integration.flops import baseline_flops
 from hf_integration.measuring import spread
@@ -196,10 +196,11 @@ def test_answers_come_in_the_order_of_the_documents(batch_size, pad_to):
     assert answers.accuracy(documents) == right / len(documents)
 
 
-def test_other_precisions_answer_and_leave_the_model_as_it_was():
+def test_other_precisions_and_orders_answer_and_leave_the_model_as_it_was():
     model = exiting()
     model.config.exit_threshold = 0.5
     before = Contender("ours", model).answers(rows())
+    assert Contender("prepacked", prepack(model)).answers(rows()).predicted.equal(before.predicted)
     for change in (bfloat16, int8):
         changed = Contender("changed", change(model)).answers(rows())
         assert changed.predicted.shape == before.predicted.shape
@@ -299,7 +300,7 @@ def test_tables_and_plot(tmp_path):
             for name, work, time in (("whole", 0.9, 0.45), ("narrow", 0.45, 0.27), ("flat", 0.45, 0.45))
         ]
     )
-    shown = shapes_table(shapes)
+    shown = shapes_table(shapes, "BERT-base")
     # From the first one, not from plain BERT.
     assert "| narrow | 1 | 0.450 | 0.270 | 1.20 | met |" in shown
     assert "| flat | 1 | 0.450 | 0.450 | 2.00 | MISSED |" in shown

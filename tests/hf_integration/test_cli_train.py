@@ -407,6 +407,10 @@ def test_bench_model_measures_beside_the_plain_model(capsys, tmp_path, trained, 
         labels = torch.tensor([model.config.label2id[label] for _, label in lines])
         plain = (model.plain_model()(**batch).logits.argmax(-1) == labels).double().mean().item()
     assert figures["accuracy"]["plain"] == pytest.approx(plain)
+    code, out, error = run(capsys, "bench", "model", trained, texts, *brief, "--prepack")
+    assert code == 0, error
+    assert "both with prepacked weights" in out
+    assert f"plain model      {plain:.2%}" in out
     # Against another checkpoint, which always answers the same.
     other = hf_integration.detach(model)
     other.classifier.bias.data.copy_(torch.tensor([100.0, -100.0]))

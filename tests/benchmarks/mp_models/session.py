@@ -11,6 +11,7 @@ import torch
 
 from hf_integration.exit_selection import RecordedExits
 from hf_integration.measuring import spread
+from hf_integration.prepacking import prepack
 from mp_models.choosing import Point, choose, points_of, records_of
 from mp_models.contenders import Answers, Contender, bfloat16, int8
 from mp_models.keeping import Kept, ModelShelf
@@ -19,12 +20,14 @@ from mp_models.onnx_int8 import OnnxInt8
 from mp_models.results import Baselines, Measured, TaskResult, baselines
 from mp_models.tasks import Rows, Task
 from mp_models.training import Recipe, Trainer
+from mp_plugins import UnsupportedError
 
 __all__ = ["BERT", "EXITS", "OURS", "PRUNING", "Settings", "run_task", "train_models"]
 
 BERT, PRUNING, EXITS, OURS = "BERT", "token pruning alone", "early exit alone", "Magic Pyramid"
 _BATCH = 32
 _KEEP_SCALES = (0.0, 0.5, 1.0)
+_PREPACKED = "prepacked"
 
 
 @dataclass(frozen=True)
@@ -126,12 +129,14 @@ def _others(
 ) -> list[Contender]:
     """Return the contenders that are not compared by the targets; note which could not be made.
 
-    What is computed otherwise is sure of other answers, so the exits of a Magic Pyramid are chosen anew.
+    What is computed in less precision is sure of other answers, so the exits of a Magic Pyramid are chosen anew.
     """
     makers: Mapping[str, Callable[[], Any]] = {
+        f"{BERT}, {_PREPACKED}": lambda: prepack(bert),
         f"{BERT}, bfloat16": lambda: bfloat16(bert),
         f"{BERT}, int8": lambda: int8(bert),
         f"{BERT}, int8, ONNX Runtime": lambda: OnnxInt8(bert, settings.threads),
+        f"{OURS}, {_PREPACKED}": lambda: prepack(pyramid),
         f"{OURS}, bfloat16": lambda: bfloat16(pyramid),
         f"{OURS}, int8": lambda: int8(pyramid),
     }
@@ -143,10 +148,10 @@ def _others(
     for name, make in makers.items():
         try:
             made.append(Contender(name, make()))
-        except ImportError as error:
+        except (ImportError, UnsupportedError) as error:
             result.skipped.append(f"{name}: not available here ({error})")
             continue
-        if name.startswith(OURS):
+        if name.startswith(OURS) and not name.endswith(_PREPACKED):
             records = records_of(made[-1].model, task.held_out, _KEEP_SCALES)
             result.chosen[name] = choose(points_of(made[-1].model, records, None), least)
             _set(made[-1].model, result.chosen[name])

@@ -16,6 +16,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from hf_integration.early_exit import ExitCriterion, ExitEvidence
 from hf_integration.flops import baseline_flops
+from hf_integration.prepacking import prepack
 from hf_integration.registration import attach
 from mp_models.contenders import Contender
 from mp_models.measuring import time_in_turns
@@ -87,10 +88,16 @@ def shaped(bert: BertForSequenceClassification, shape: Shape) -> Any:
     return model.eval()
 
 
-def shape_rows(rows: Rows, batch_sizes: Sequence[int], *, rounds: int) -> list[dict[str, Any]]:
-    """Time every shape beside plain BERT on ``rows`` at each batch size, and compare with the arithmetic."""
+def shape_rows(rows: Rows, batch_sizes: Sequence[int], *, rounds: int, prepacked: bool) -> list[dict[str, Any]]:
+    """Time every shape beside plain BERT on ``rows`` at each batch size, and compare with the arithmetic.
+
+    Args:
+        prepacked: all of them, plain BERT too, have prepacked weights.
+    """
     bert = base_model()
     models = {shape.name: shaped(bert, shape) for shape in SHAPES}
+    if prepacked:
+        bert, models = prepack(bert), {name: prepack(model) for name, model in models.items()}
     contenders = [Contender("BERT", bert), *(Contender(name, model) for name, model in models.items())]
     lengths = torch.tensor([len(row["input_ids"]) for row in rows])
     full = float(baseline_flops(lengths, bert.config).mean())
@@ -104,6 +111,7 @@ def shape_rows(rows: Rows, batch_sizes: Sequence[int], *, rounds: int) -> list[d
                 {
                     "shape": contender.name,
                     "batch_size": batch_size,
+                    "prepacked": prepacked,
                     "work_left": _mean_flops(contender, rows, batch_size) / full,
                     "time_left": times[contender.name].seconds / times["BERT"].seconds,
                     "seconds": times[contender.name].rounds,
@@ -135,10 +143,10 @@ def with_own_share(made: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return made
 
 
-def shapes_table(made: Sequence[dict[str, Any]]) -> str:
+def shapes_table(made: Sequence[dict[str, Any]], title: str) -> str:
     """Return the shapes as Markdown."""
     lines = [
-        "| BERT-base, random weights | batch | arithmetic left | time left | as from the first shape | within 25 % |",
+        f"| {title} | batch | arithmetic left | time left | as from the first shape | within 25 % |",
         "|---|--:|--:|--:|--:|---|",
     ]
     for row in made:
