@@ -29,7 +29,7 @@ exits; name the checkpoint that it was made from, if pruning has trained them fu
   magic-pyramid bench model fast-bert held-out.csv --against fine-tuned-bert --batch-size 64 --json
       against another checkpoint, and the figures for programs
   magic-pyramid bench model fast-bert held-out.csv --prepack
-      both with the weights in oneDNN's order, as hf_integration.prepack() lays them out"""
+      both with prepacked weights, as hf_integration.prepack() makes them"""
 
 _PLAIN, _OURS = "plain", "magic_pyramid"
 _NAMES = {_PLAIN: "plain model", _OURS: "Magic Pyramid"}

@@ -1,7 +1,7 @@
-"""Weights in the order in which oneDNN reads them, for inference in float32 on a CPU.
+"""Prepacked weights, for inference in float32 on a CPU: in the order in which a product of few rows reads them.
 
-A product of few rows spends most of its time on weights: laid out in rows, they are put into another order in every
-call. Prepacked, that is done once. What is computed stays the same, up to the order of sums.
+Libraries take weights in rows and put them into another order in every call, which for few rows is most of the time.
+Prepacked, that is done once, and what is left is reading them. The products are those of ``csrc``.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hf_integration import _linear
 from mp_plugins import ArgumentTypeError, UnsupportedError, argument_error
 
 __all__ = ["PrepackedLinear", "is_prepacked", "prepack"]
-
-# The number of rows that the order is made for; for 1 to 1024 rows it is about as good as the one made for them.
-_ROWS = 32
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -28,8 +26,8 @@ def prepack(model: Module) -> Module:
     """Return a copy of a model for inference on a CPU, whose linear maps have prepacked weights.
 
     Answers are those of ``model``, up to rounding. Texts taken one by one gain most, long ones and batches less. What
-    ``save_pretrained`` writes is an ordinary checkpoint. Parameters of the copy take no gradients; it is in
-    evaluation mode. Moved to another device or dtype, it computes there like any other model.
+    ``save_pretrained`` writes is an ordinary checkpoint. Parameters of the copy take no gradients; it is in evaluation
+    mode. Moved to another device or dtype, it computes there like any other model.
 
     Args:
         model: any module with :class:`torch.nn.Linear` in it, such as a Magic Pyramid, a plain model or an encoder of
@@ -39,7 +37,6 @@ def prepack(model: Module) -> Module:
     Raises:
         mp_plugins.ArgumentError: there is no linear map, or one that is not in float32 on a CPU.
         mp_plugins.ArgumentTypeError: ``model`` is not a module.
-        mp_plugins.UnsupportedError: this build of torch comes without oneDNN.
 
     Example:
         >>> fast = hf_integration.prepack(model)  # doctest: +SKIP
@@ -48,8 +45,6 @@ def prepack(model: Module) -> Module:
         raise ArgumentTypeError(
             f"`model` must be a torch.nn.Module, got a {type(model).__name__}: of a pipeline, pass its `model`"
         )
-    if not _is_available():
-        raise UnsupportedError("this build of torch comes without oneDNN, which reads prepacked weights: use `model`")
     linears = [module for module in model.modules() if type(module) is nn.Linear and not _has_hooks(module)]
     if not linears:
         raise argument_error(
@@ -66,7 +61,7 @@ def prepack(model: Module) -> Module:
 
 def is_prepacked(model: nn.Module) -> bool:
     """Tell whether any weight of ``model`` is prepacked."""
-    return any(isinstance(module, PrepackedLinear) and module._stored.is_mkldnn for module in model.modules())
+    return any(isinstance(module, PrepackedLinear) and module.panels is not None for module in model.modules())
 
 
 class PrepackedLinear(nn.Module):
@@ -76,6 +71,10 @@ class PrepackedLinear(nn.Module):
 
     Args:
         linear: is copied.
+
+    Attributes:
+        panels: the prepacked weight (``csrc/include/mp/linear.h``), or ``None`` on other devices and in other dtypes.
+        bias: ``[out_features]``, or ``None``.
     """
 
     bias: Tensor | None
@@ -84,54 +83,63 @@ class PrepackedLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().clone())
-        self._stored = _packed(linear.weight.detach())
+        self._lay_out(linear.weight.detach())
 
     @property
     def weight(self) -> Tensor:
         """``[out_features, in_features]``, in rows: where it is prepacked, a copy, which is made at every access."""
-        return self._stored.to_dense() if self._stored.is_mkldnn else self._stored
+        if self.panels is None:
+            return self._rows
+        return torch.from_numpy(_linear.unpack_weight(self.panels.numpy(), self.out_features))
 
     def forward(self, states: Tensor) -> Tensor:
-        """Return ``states @ weight.T + bias``.
+        """Return ``states @ weight.T + bias``; where it is prepacked, in float32, whatever autocast says.
 
         Args:
             states: ``[..., in_features]``.
 
         Raises:
-            mp_plugins.UnsupportedError: ``states`` wants gradients.
+            mp_plugins.UnsupportedError: ``states`` wants gradients, or a graph is made.
         """
+        if self.panels is None:
+            return functional.linear(states, self._rows, self.bias)
         if torch.compiler.is_compiling():
             raise UnsupportedError(
                 "prepacked weights are read outside of graphs: compile or export the model that it was made from"
             )
-        if not self._stored.is_mkldnn:
-            return functional.linear(states, self._stored, self.bias)
         if states.requires_grad and torch.is_grad_enabled():
             raise UnsupportedError(
                 "prepacked weights give no gradients: call the model in torch.no_grad(), or the one it was made from"
             )
-        if states.shape[-1] != self.in_features:
-            raise argument_error(
-                "states", f"must have {self.in_features} features", tuple(states.shape), "pass what Linear takes"
-            )
-        # Under autocast states come in its type.
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(states.float(), self._stored, self.bias, "none", [], "")
-        return product
+        flat = states.detach().float().reshape(-1, states.shape[-1]).contiguous()
+        product = torch.empty(len(flat), self.out_features)
+        bias = None if self.bias is None else self.bias.numpy()
+        _linear.multiply(flat.numpy(), self.panels.numpy(), bias, product.numpy(), torch.get_num_threads())
+        return product.view(*states.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         """Return what :class:`torch.nn.Linear` shows."""
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
     def __getstate__(self) -> dict[str, Any]:
-        # Prepacked tensors are neither copied nor pickled.
-        return {**self.__dict__, "_stored": self.weight}
+        # Panels are laid out for this machine.
+        return {**self.__dict__, "panels": None, "_rows": self.weight}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({**state, "_stored": _packed(state["_stored"])})  # type: ignore[no-untyped-call]
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._lay_out(self._rows)
+
+    def _lay_out(self, weight: Tensor) -> None:
+        """Keep ``weight``, in the order that is right for its device and dtype."""
+        self.panels: Tensor | None = None
+        self._rows = weight
+        if _can_be_packed(weight):
+            self.panels = torch.from_numpy(_linear.pack_weight(weight.contiguous().numpy()))
+            self._rows = weight.new_empty(0)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PrepackedLinear:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._stored = _packed(fn(self.weight))
+        self._lay_out(fn(self.weight))
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -152,24 +160,11 @@ class PrepackedLinear(nn.Module):
         if state_dict[key].shape != weight.shape:
             errors.append(f"{key} is of shape {tuple(state_dict[key].shape)}, not {tuple(weight.shape)}")
         else:
-            self._stored = _packed(weight.copy_(state_dict[key]))
-
-
-def _is_available() -> bool:
-    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return available and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+            self._lay_out(weight.copy_(state_dict[key]))
 
 
 def _can_be_packed(weight: Tensor) -> bool:
     return weight.dtype == torch.float32 and weight.device.type == "cpu"
-
-
-def _packed(weight: Tensor) -> Tensor:
-    """Return a copy of ``weight`` in oneDNN's order where it can be, and otherwise ``weight``."""
-    if not (_can_be_packed(weight) and _is_available()):
-        return weight
-    made: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
-    return made
 
 
 def _has_hooks(module: nn.Module) -> bool:

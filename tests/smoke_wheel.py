@@ -16,7 +16,7 @@ import numpy as np
 
 
 def catches_a_missing_or_unloadable_extension() -> None:
-    """Catch: `_core` left out of the wheel, or linked against a library that is not there."""
+    """Catch: `_core` or `_linear` left out of the wheel, or linked against a library that is not there."""
     import knn_adapters
 
     core = importlib.import_module("knn_adapters._core")
@@ -24,7 +24,11 @@ def catches_a_missing_or_unloadable_extension() -> None:
     query = np.arange(-50, 50, dtype=np.int8)
     expected = codes.astype(np.int32) @ query.astype(np.int32)
     np.testing.assert_array_equal(core.dot_u8s8(codes, query), expected)
-    print("core works at level", knn_adapters.simd_level())
+    linear = importlib.import_module("hf_integration._linear")
+    states, out = np.ones((3, 8), np.float32), np.empty((3, 5), np.float32)
+    linear.multiply(states, linear.pack_weight(np.full((5, 8), 2, np.float32)), None, out, 1)
+    np.testing.assert_array_equal(out, np.full((3, 5), 16))
+    print("core works at level", knn_adapters.simd_level(), "and products at", linear.linear_levels()[-1])
 
 
 def catches_an_illegal_instruction_in_the_base_build() -> None:
@@ -63,6 +67,7 @@ def catches_missing_metadata() -> None:
     for package in ("mp_plugins", "hf_integration", "knn_adapters"):
         assert files(package).joinpath("py.typed").is_file(), package
     assert files("knn_adapters").joinpath("_core.pyi").is_file()
+    assert files("hf_integration").joinpath("_linear.pyi").is_file()
 
 
 def catches_a_command_that_needs_extras_to_start() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hf_integration import _linear
 from knn_adapters import _core
 
 LEVELS = ("serial", "avx2", "avxvnni", "avx512vnni", "amx", "neondot", "neoni8mm")
@@ -85,19 +86,21 @@ def sections(module: str) -> dict[str, list[str]]:
     return found
 
 
-def test_only_kernels_need_more_than_the_base_abi() -> None:
+@pytest.mark.parametrize("module", [_core, _linear], ids=lambda module: module.__name__)
+def test_only_kernels_need_more_than_the_base_abi(module) -> None:
     """Catches a flag or an inline function that leaks out of a kernel's file: it would crash older machines."""
     if not shutil.which("objdump"):
         pytest.skip("needs objdump")
     if len(_core.simd_levels()) == 1:
         pytest.skip("no kernel above the base ABI runs here")
-    code = sections(_core.__file__)
+    code = sections(module.__file__)
     kernels = {name: lines for name, lines in code.items() if name.startswith("mp_text_")}
     late = {"mp_text_avxvnni", "mp_text_amx"}  # old compilers lack them
-    assert set(kernels) - late == {"mp_text_avx2", "mp_text_avx512vnni"}
+    of_codes, of_products = {"mp_text_avx2", "mp_text_avx512vnni"}, {"mp_text_linear_avx2", "mp_text_linear_avx512"}
+    assert set(kernels) - late == (of_products if module is _linear else of_codes)
     for name, lines in kernels.items():  # the pattern does see such instructions
         assert any(ABOVE_BASE.search(f" {line}") for line in lines), name
-    for name in kernels.keys() - {"mp_text_avx512vnni"}:
+    for name in kernels.keys() - {"mp_text_avx512vnni", "mp_text_linear_avx512"}:
         assert not any(re.search(r"%zmm|%k[1-7]", line) for line in kernels[name]), name
     rest = [line for name, lines in code.items() if name not in kernels for line in lines]
     assert len(rest) > 10_000

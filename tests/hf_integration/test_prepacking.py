@@ -16,9 +16,6 @@ import hf_integration
 from hf_integration.prepacking import PrepackedLinear, is_prepacked
 from mp_plugins import ArgumentError, ArgumentTypeError, UnsupportedError
 
-pytestmark = pytest.mark.skipif(
-    not torch.backends.mkldnn.is_available(), reason="this build of torch comes without oneDNN"
-)
 LENGTHS = [12, 17, 9, 4, 8, 1]
 
 
@@ -208,9 +205,3 @@ def test_what_cannot_be_prepacked_is_refused(make_pyramid):
         hf_integration.prepack(copy.deepcopy(model).bfloat16())
     with pytest.raises(ArgumentTypeError, match=r"`model` must be a torch.nn.Module, got a str"):
         hf_integration.prepack("bert-base-uncased")
-
-
-def test_without_onednn_it_is_refused(make_pyramid, monkeypatch):
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    with pytest.raises(UnsupportedError, match="without oneDNN"):
-        hf_integration.prepack(make_pyramid())
