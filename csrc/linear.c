@@ -1,5 +1,6 @@
 #include "mp/linear.h"
 
+#include "mp/memory.h"
 #include "mp/openmp.h"
 
 #include <string.h>
@@ -62,6 +63,7 @@ const struct mp_linear_kernel *mp_linear_find(size_t columns) {
 }
 
 void mp_linear_pack(const float *weight, size_t n_out, size_t n_in, size_t columns, float *panels) {
+    const float *all = panels;
     for (size_t first = 0; first < n_out; first += columns, panels += n_in * columns) {
         const size_t used = least(columns, n_out - first);
         for (size_t i = 0; i < n_in; i++) {
@@ -69,6 +71,7 @@ void mp_linear_pack(const float *weight, size_t n_out, size_t n_in, size_t colum
                 panels[i * columns + column] = column < used ? weight[(first + column) * n_in + i] : 0.0F;
         }
     }
+    mp_advise_huge(all, (size_t)(panels - all) * sizeof *panels);
 }
 
 void mp_linear_unpack(const float *panels, size_t n_out, size_t n_in, size_t columns, float *weight) {
@@ -96,29 +99,28 @@ static void multiply_edge(const struct product *product, struct mp_linear_tile t
         memcpy(out + row * product->n_out, beside + row * columns, used * sizeof *out);
 }
 
-/* Some rows with the inputs `depth` of one panel. Meanwhile the panel behind it is fetched, each tile its share: the
- * first tile would otherwise wait for all of it, and memory for the tiles after that. */
+/* Some rows with the inputs `depth` of one panel, in full tiles as far as they go: a row takes less time in them, and
+ * 6, 6 and 3 rows less than 5, 5 and 5. Meanwhile the panel behind it is fetched, each tile its share: the first tile
+ * would otherwise wait for all of it, and memory for the tiles after that. */
 static void multiply_panel(const struct product *product, struct range rows, struct range depth, size_t panel) {
     const size_t columns = product->kernel->columns, n_in = product->n_in;
     const size_t n_tiles = ceil_div(rows.end - rows.begin, product->kernel->rows);
     const float *begin = product->panels + (panel * n_in + depth.begin) * columns;
     const bool fetches = (panel + 1) * columns < product->n_out && n_tiles <= TILES_TO_FETCH_BEHIND;
-    const float *next = fetches ? begin + n_in * columns : begin;
-    const size_t size = depth.end - depth.begin, step = fetches ? columns / n_tiles : 0;
+    const size_t size = depth.end - depth.begin, step = ceil_div(columns, n_tiles);
     for (size_t index = 0; index < n_tiles; index++) {
-        const struct range part = share_of(rows.end - rows.begin, index, n_tiles);
-        const size_t row = rows.begin + part.begin, first = panel * columns;
+        const size_t row = rows.begin + index * product->kernel->rows, first = panel * columns;
         const struct mp_linear_tile tile = {
             .states = product->states + row * n_in + depth.begin,
             .states_stride = n_in,
-            .n_rows = part.end - part.begin,
+            .n_rows = least(product->kernel->rows, rows.end - row),
             .panel = begin,
             .depth = size,
             .out = product->out + row * product->n_out + first,
             .out_stride = product->n_out,
             .bias = product->bias ? product->bias + first : NULL,
             .adds = depth.begin > 0,
-            .ahead = next + index * step * size,
+            .ahead = fetches ? begin + n_in * columns + index * step * size : NULL,
             .ahead_step = step,
         };
         if (first + columns > product->n_out)
@@ -131,8 +133,9 @@ static void multiply_panel(const struct product *product, struct range rows, str
 static void multiply_share(const struct product *product, struct range rows, struct range panels) {
     const size_t n_depths =
         product->n_in > 0 ? ceil_div(product->n_in, MP_LINEAR_DEPTH) : 1; /* there still is a bias */
-    for (size_t first = rows.begin; first < rows.end; first += MP_LINEAR_ROWS) {
-        const struct range some = {first, least(first + MP_LINEAR_ROWS, rows.end)};
+    const size_t at_once = MP_LINEAR_ROWS / product->kernel->rows * product->kernel->rows;
+    for (size_t first = rows.begin; first < rows.end; first += at_once) {
+        const struct range some = {first, least(first + at_once, rows.end)};
         for (size_t depth = 0; depth < n_depths; depth++) {
             for (size_t panel = panels.begin; panel < panels.end; panel++)
                 multiply_panel(product, some, share_of(product->n_in, depth, n_depths), panel);
@@ -154,9 +157,12 @@ static void multiply_part(void *context, size_t part, size_t n_parts) {
         }
     }
     const size_t by_panels = n_parts / by_rows;
-    if (part < by_rows * by_panels)
-        multiply_share(product, share_of(product->n_rows, part / by_panels, by_rows),
-                       share_of(n_panels, part % by_panels, by_panels));
+    if (part >= by_rows * by_panels)
+        return;
+    const struct range tiles = share_of(n_tiles, part / by_panels, by_rows);
+    const struct range rows = {tiles.begin * product->kernel->rows,
+                               least(tiles.end * product->kernel->rows, product->n_rows)};
+    multiply_share(product, rows, share_of(n_panels, part % by_panels, by_panels));
 }
 
 void mp_linear_multiply(const struct mp_linear_kernel *kernel, const float *states, size_t n_rows, size_t n_in,

@@ -6,6 +6,7 @@
 #include "mp/threads.h"
 
 #include <dlfcn.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 
 /* What compilers call for `#pragma omp parallel`; the OpenMP libraries of GCC, LLVM and Intel all have it. */
@@ -24,13 +25,23 @@ struct call {
     size_t n_parts;
 };
 
-/* Looked for at every call, which takes less than a microsecond: the library may come after this module. */
+/* Searching every loaded library takes 30 us a name, as long as a small product; so what is found is kept. The library
+ * may come after this module, so what is not found is searched for again. */
 static bool find(struct openmp *found) {
+    static _Atomic(void *) kept[3];
+    static const char *const names[3] = {"GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads"};
+    void *symbols[3];
+    for (int i = 0; i < 3; i++) {
+        symbols[i] = atomic_load_explicit(&kept[i], memory_order_relaxed);
+        if (!symbols[i] && !(symbols[i] = dlsym(RTLD_DEFAULT, names[i])))
+            return false;
+        atomic_store_explicit(&kept[i], symbols[i], memory_order_relaxed);
+    }
     /* A cast from an object to a function is what POSIX defines dlsym by, and ISO C does not. */
-    *(void **)&found->parallel = dlsym(RTLD_DEFAULT, "GOMP_parallel");
-    *(void **)&found->thread = dlsym(RTLD_DEFAULT, "omp_get_thread_num");
-    *(void **)&found->n_threads = dlsym(RTLD_DEFAULT, "omp_get_num_threads");
-    return found->parallel && found->thread && found->n_threads;
+    *(void **)&found->parallel = symbols[0];
+    *(void **)&found->thread = symbols[1];
+    *(void **)&found->n_threads = symbols[2];
+    return true;
 }
 
 /* The library may give fewer threads than were asked for. */

@@ -6,17 +6,20 @@ All arrays are C-contiguous ``float32``. Functions release the GIL and may run i
 import numpy as np
 import numpy.typing as npt
 
-def linear_levels() -> list[str]:
-    """Return every level that this machine runs, slowest first: ``"serial"``; on x86 ``"avx2"``, ``"avx512"``."""
+def linear_levels() -> dict[str, int]:
+    """Return every level that this machine runs, slowest first, with the columns of its panels.
 
-def pack_weight(weight: npt.NDArray[np.float32], level: str = ...) -> npt.NDArray[np.float32]:
-    """Return the panels ``(ceil(n_out / columns), n_in, columns)`` of a weight ``(n_out, n_in)``.
-
-    ``columns`` is the level's, 8, 16 or 32; ``"auto"`` is the best level.
+    ``"serial"`` has 8; on x86 ``"avx2"`` has 16 and ``"avx512"`` 32.
     """
 
-def unpack_weight(panels: npt.NDArray[np.float32], n_out: int) -> npt.NDArray[np.float32]:
-    """Return the weight ``(n_out, n_in)`` that panels were made of."""
+def pack_weight(weight: npt.NDArray[np.float32], panels: npt.NDArray[np.float32]) -> None:
+    """Write a weight ``(n_out, n_in)`` into panels ``(ceil(n_out / columns), n_in, columns)``, best 64-byte aligned.
+
+    Their columns say for which level they are.
+    """
+
+def unpack_weight(panels: npt.NDArray[np.float32], weight: npt.NDArray[np.float32]) -> None:
+    """Write the weight ``(n_out, n_in)`` that panels were made of."""
 
 def multiply(
     states: npt.NDArray[np.float32],

@@ -85,10 +85,13 @@ def mp_register_benchmarks(registry: mp_plugins.Registry[mp_plugins.Subcommand])
 
 @mp_plugins.hookimpl
 def mp_register_diagnostics(registry: mp_plugins.Registry[Callable[[], Mapping[str, str]]]) -> None:
-    """Register the versions of the libraries on the model side."""
-    registry.register("hf_integration", _versions)
+    """Register the versions of the libraries on the model side, and the level of our products."""
+    registry.register("hf_integration", _diagnose)
 
 
-def _versions() -> dict[str, str]:
+def _diagnose() -> dict[str, str]:
+    from hf_integration import _linear
+
     missing = "not installed: pip install 'magic-pyramid[hf]'"
-    return {library: mp_plugins.installed_version(library, otherwise=missing) for library in _LIBRARIES}
+    versions = {library: mp_plugins.installed_version(library, otherwise=missing) for library in _LIBRARIES}
+    return versions | {"SIMD level of prepacked weights": list(_linear.linear_levels())[-1]}

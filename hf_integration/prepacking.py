@@ -90,7 +90,9 @@ class PrepackedLinear(nn.Module):
         """``[out_features, in_features]``, in rows: where it is prepacked, a copy, which is made at every access."""
         if self.panels is None:
             return self._rows
-        return torch.from_numpy(_linear.unpack_weight(self.panels.numpy(), self.out_features))
+        weight = torch.empty(self.out_features, self.in_features)
+        _linear.unpack_weight(self.panels.numpy(), weight.numpy())
+        return weight
 
     def forward(self, states: Tensor) -> Tensor:
         """Return ``states @ weight.T + bias``; where it is prepacked, in float32, whatever autocast says.
@@ -134,7 +136,9 @@ class PrepackedLinear(nn.Module):
         self.panels: Tensor | None = None
         self._rows = weight
         if _can_be_packed(weight):
-            self.panels = torch.from_numpy(_linear.pack_weight(weight.contiguous().numpy()))
+            columns = list(_linear.linear_levels().values())[-1]
+            self.panels = torch.empty(-(-self.out_features // columns), self.in_features, columns)
+            _linear.pack_weight(weight.contiguous().numpy(), self.panels.numpy())
             self._rows = weight.new_empty(0)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PrepackedLinear:

@@ -25,10 +25,13 @@ def catches_a_missing_or_unloadable_extension() -> None:
     expected = codes.astype(np.int32) @ query.astype(np.int32)
     np.testing.assert_array_equal(core.dot_u8s8(codes, query), expected)
     linear = importlib.import_module("hf_integration._linear")
+    level, columns = list(linear.linear_levels().items())[-1]
     states, out = np.ones((3, 8), np.float32), np.empty((3, 5), np.float32)
-    linear.multiply(states, linear.pack_weight(np.full((5, 8), 2, np.float32)), None, out, 1)
+    panels = np.empty((1, 8, columns), np.float32)
+    linear.pack_weight(np.full((5, 8), 2, np.float32), panels)
+    linear.multiply(states, panels, None, out, 1)
     np.testing.assert_array_equal(out, np.full((3, 5), 16))
-    print("core works at level", knn_adapters.simd_level(), "and products at", linear.linear_levels()[-1])
+    print("core works at level", knn_adapters.simd_level(), "and products at", level)
 
 
 def catches_an_illegal_instruction_in_the_base_build() -> None:

@@ -1,9 +1,7 @@
 // hf_integration's module: products with prepacked weights.
 #include "arguments.hpp"
 
-#include <nanobind/stl/string.h>
-#include <nanobind/stl/vector.h>
-
+#include <string>
 #include <vector>
 
 extern "C" {
@@ -18,58 +16,53 @@ std::vector<const mp_linear_kernel *> kernels() {
     return {levels, levels + mp_linear_available(levels)};
 }
 
-std::vector<std::string> linear_levels() {
-    std::vector<std::string> names;
+nb::dict linear_levels() {
+    nb::dict columns;
     for (const mp_linear_kernel *kernel : kernels())
-        names.emplace_back(kernel->level);
-    return names;
-}
-
-const mp_linear_kernel *kernel_at(const std::string &level) {
-    std::string known;
-    for (const mp_linear_kernel *kernel : kernels()) {
-        if (level == kernel->level)
-            return kernel;
-        known += (known.empty() ? "" : ", ") + std::string(kernel->level);
-    }
-    throw nb::value_error(("`level` must be one of " + known + ", got \"" + level + "\": see linear_levels()").c_str());
+        columns[kernel->level] = kernel->columns;
+    return columns;
 }
 
 const mp_linear_kernel *kernel_of(const Array &panels) {
     const mp_linear_kernel *kernel = mp_linear_find(panels.shape(2));
     if (!kernel)
-        throw nb::value_error("`panels` must be of a level of this machine: pass what pack_weight() returned here");
+        throw nb::value_error(("`panels` must have as many columns as a level of this machine, got " +
+                               std::to_string(panels.shape(2)) + ": see linear_levels()")
+                                  .c_str());
     return kernel;
 }
 
 void require_outputs(const Array &panels, size_t n_out, const char *name) {
     const size_t columns = panels.shape(2);
     if ((n_out + columns - 1) / columns != panels.shape(0))
-        throw nb::value_error((std::string("`") + name + "` must be as large as what `panels` were made of, got " +
-                               std::to_string(n_out) + ": pass the number of rows of the weight")
+        throw nb::value_error((std::string("`") + name + "` must have as many outputs as `panels`, up to " +
+                               std::to_string(panels.shape(0) * columns) + ", got " + std::to_string(n_out) +
+                               ": pass the weight's number of rows")
                                   .c_str());
 }
 
-nb::object pack_weight(nb::handle weight_object, const std::string &level) {
-    const Array weight(weight_object, "weight", "float32", 2);
-    const mp_linear_kernel *kernel = level == "auto" ? kernels().back() : kernel_at(level);
-    const size_t n_out = weight.shape(0), n_in = weight.shape(1), columns = kernel->columns;
-    nb::object result = empty_array(nb::make_tuple((n_out + columns - 1) / columns, n_in, columns), "float32");
-    Array panels(result, "result", "float32", 3);
+// Both directions: the weight and the panels of it, one of which is written.
+template <class Copy> void convert(nb::handle weight_object, nb::handle panels_object, Copy copy) {
+    Array weight(weight_object, "weight", "float32", 2), panels(panels_object, "panels", "float32", 3);
+    kernel_of(panels);
+    require_outputs(panels, weight.shape(0), "weight");
+    require_columns(weight, "weight", panels.shape(1));
     nb::gil_scoped_release release;
-    mp_linear_pack(weight.as<float>(), n_out, n_in, columns, panels.as_writable<float>());
-    return result;
+    copy(weight, panels);
 }
 
-nb::object unpack_weight(nb::handle panels_object, size_t n_out) {
-    const Array panels(panels_object, "panels", "float32", 3);
-    kernel_of(panels);
-    require_outputs(panels, n_out, "n_out");
-    nb::object result = empty_array(nb::make_tuple(n_out, panels.shape(1)), "float32");
-    Array weight(result, "result", "float32", 2);
-    nb::gil_scoped_release release;
-    mp_linear_unpack(panels.as<float>(), n_out, panels.shape(1), panels.shape(2), weight.as_writable<float>());
-    return result;
+void pack_weight(nb::handle weight_object, nb::handle panels_object) {
+    convert(weight_object, panels_object, [](const Array &weight, Array &panels) {
+        mp_linear_pack(weight.as<float>(), weight.shape(0), weight.shape(1), panels.shape(2),
+                       panels.as_writable<float>());
+    });
+}
+
+void unpack_weight(nb::handle panels_object, nb::handle weight_object) {
+    convert(weight_object, panels_object, [](Array &weight, const Array &panels) {
+        mp_linear_unpack(panels.as<float>(), weight.shape(0), weight.shape(1), panels.shape(2),
+                         weight.as_writable<float>());
+    });
 }
 
 void multiply(nb::handle states_object, nb::handle panels_object, nb::handle bias_object, nb::handle out_object,
@@ -96,11 +89,12 @@ void multiply(nb::handle states_object, nb::handle panels_object, nb::handle bia
 
 NB_MODULE(_linear, module) {
     module.attr("__doc__") = "Compiled products of float32 states with prepacked weights.";
-    module.def("linear_levels", &mp::linear_levels, "Return every level that this machine runs, slowest first.");
-    module.def("pack_weight", &mp::pack_weight, nb::arg("weight"), nb::arg("level") = "auto",
-               "Return the panels of a weight (n_out, n_in).");
-    module.def("unpack_weight", &mp::unpack_weight, nb::arg("panels"), nb::arg("n_out"),
-               "Return the weight that panels were made of.");
+    module.def("linear_levels", &mp::linear_levels,
+               "Return every level that this machine runs, slowest first, with the columns of its panels.");
+    module.def("pack_weight", &mp::pack_weight, nb::arg("weight"), nb::arg("panels"),
+               "Write the panels of a weight (n_out, n_in).");
+    module.def("unpack_weight", &mp::unpack_weight, nb::arg("panels"), nb::arg("weight"),
+               "Write the weight that panels were made of.");
     module.def("multiply", &mp::multiply, nb::arg("states"), nb::arg("panels"), nb::arg("bias").none(), nb::arg("out"),
                nb::arg("num_threads"), "Write states @ weight.T + bias into out.");
 }

@@ -140,11 +140,12 @@ def run_tasks(given: argparse.Namespace, write: Any, content: dict[str, Any]) ->
 
 
 def run_shapes(given: argparse.Namespace, content: dict[str, Any]) -> None:
-    """Compare time with arithmetic on BERT-base shapes, and dropping rows with what it saves; on CUDA devices too."""
+    """Compare time with arithmetic on BERT-base shapes, and rows and weights in other orders; on CUDA devices too."""
     import torch
     from mp_models import shapes
     from mp_models.compaction import compaction_rows, compaction_table
     from mp_models.tasks import load_task
+    from mp_models.weights import prepacking_rows, prepacking_table
     from transformers import AutoTokenizer
 
     from hf_integration.demo_checkpoint import checkpoint_path
@@ -160,6 +161,8 @@ def run_shapes(given: argparse.Namespace, content: dict[str, Any]) -> None:
     bert = shapes.base_model()
     content["compaction"] = compaction_rows(bert, (64, 512, 4096), repeats=5 if given.quick else 15)
     print(f"\n{compaction_table(content['compaction'])}", flush=True)
+    content["prepacking"] = prepacking_rows(bert, (8, 16, 32, 64, 128, 256), rounds=given.rounds)
+    print(f"\n{prepacking_table(content['prepacking'])}", flush=True)
     rows = spread(task.test, 16 if given.quick else 64)
     content["shapes"] = []
     for prepacked, title in ((False, "BERT-base, random weights"), (True, "the same, prepacked")):

@@ -24,6 +24,7 @@ from mp_models.tables import (
     variants_table,
 )
 from mp_models.targets import AVERAGE, TARGETS, Outcome, Target, outcomes
+from mp_models.weights import prepacking_rows, prepacking_table
 from transformers import BertConfig, BertForSequenceClassification
 
 from hf_integration import attach, prepack
@@ -332,3 +333,11 @@ def test_wrong_usage_is_refused(line, monkeypatch, capsys):
         pyramid.arguments()
     assert stopped.value.code == 2
     assert "error:" in capsys.readouterr().err
+
+
+def test_prepacked_weights_are_timed_by_the_length_of_a_text():
+    made = prepacking_rows(bert(), (3, 5), rounds=1)
+    assert [row["tokens"] for row in made] == [3, 5]
+    assert all(row["in rows"] > 0 and row["prepacked"] > 0 for row in made)
+    shown = prepacking_table([{"tokens": 8, "in rows": 0.08, "prepacked": 0.032}])
+    assert "| 8 | 80 ms | 32 ms | 2.50x |" in shown

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from hf_integration import _linear
 
 CSRC = Path(__file__).parents[2] / "csrc"
-LEVELS = pytest.mark.parametrize("level_of_products", _linear.linear_levels())
-# Around tiles (6 and 14 rows), the rows that meet a panel (96), panels (8, 16 and 32) and the depth of a panel (768).
+LEVELS = pytest.mark.parametrize("level_of_products", list(_linear.linear_levels()))
+# Around tiles (6 and 14 rows), the rows that meet a panel (48), panels (8, 16 and 32) and the depth of a panel (768).
 ROWS = st.sampled_from([0, 1, 2, 5, 6, 7, 13, 14, 15, 29, 48, 49, 95, 96, 97, 200])
 OUTPUTS = st.sampled_from([1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 70, 129])
 INPUTS = st.sampled_from([1, 2, 3, 16, 63, 384, 767, 768, 769, 1537])
@@ -30,10 +30,17 @@ def draw(n, n_in, n_out, seed=0):
     return tuple(rng.standard_normal(shape).astype(np.float32) for shape in shapes)
 
 
+def pack(weight, level):
+    columns = _linear.linear_levels()[level]
+    panels = np.full((-(-len(weight) // columns), weight.shape[1], columns), np.nan, np.float32)
+    _linear.pack_weight(weight, panels)
+    return panels
+
+
 def multiply(states, weight, bias, level, num_threads=1):
     # What nothing writes stays NaN.
     out = np.full((len(states), len(weight)), np.nan, np.float32)
-    _linear.multiply(states, _linear.pack_weight(weight, level), bias, out, num_threads)
+    _linear.multiply(states, pack(weight, level), bias, out, num_threads)
     return out
 
 
@@ -58,13 +65,13 @@ def test_products(level_of_products, n, n_in, n_out, with_bias, num_threads):
 @settings(max_examples=40, deadline=None)
 def test_panels_hold_the_weight_and_zeros(level_of_products, n_in, n_out):
     weight = draw(1, n_in, n_out)[1]
-    panels = _linear.pack_weight(weight, level_of_products)
-    columns = panels.shape[2]
-    assert panels.shape == (-(-n_out // columns), n_in, columns)
+    panels = pack(weight, level_of_products)
     in_rows = panels.transpose(0, 2, 1).reshape(-1, n_in)
     np.testing.assert_array_equal(in_rows[:n_out], weight)
     assert not in_rows[n_out:].any()
-    np.testing.assert_array_equal(_linear.unpack_weight(panels, n_out), weight)
+    unpacked = np.full_like(weight, np.nan)
+    _linear.unpack_weight(panels, unpacked)
+    np.testing.assert_array_equal(unpacked, weight)
 
 
 @LEVELS
@@ -96,22 +103,27 @@ def test_without_inputs_there_is_the_bias():
 
 def test_bad_arguments_are_named():
     states, weight, bias = draw(4, 6, 10)
-    panels, out = _linear.pack_weight(weight), np.empty((4, 10), np.float32)
+    panels, out = pack(weight, "serial"), np.empty((4, 10), np.float32)
     for arguments, message in (
         ((states[:, :5].copy(), panels, bias, out, 1), "`states` must have"),
         ((states.astype(np.float64), panels, bias, out, 1), "`states` must be"),
         ((states, panels, bias[:9].copy(), out, 1), "`bias` must have"),
         ((states, panels, bias, out[:3].copy(), 1), "`out` must have"),
-        ((states, panels, bias, np.empty((4, 99), np.float32), 1), "`out` must be as large"),
-        ((states, panels[:, :, :5].copy(), bias, out, 1), "`panels` must be of a level of this machine"),
+        ((states, panels, bias, np.empty((4, 99), np.float32), 1), "`out` must have as many outputs as `panels`"),
+        ((states, panels[:, :, :5].copy(), bias, out, 1), "`panels` must have as many columns as a level.*got 5"),
         ((states, panels, bias, out, 0), "`num_threads` must be"),
     ):
         with pytest.raises((ValueError, TypeError), match=message):
             _linear.multiply(*arguments)
-    with pytest.raises(ValueError, match=r'`level` must be one of serial.*got "sse9"'):
-        _linear.pack_weight(weight, "sse9")
-    with pytest.raises(ValueError, match="`n_out` must be as large"):
-        _linear.unpack_weight(panels, 99)
+    for wrong, message in (
+        (weight[:, :5].copy(), "`weight` must have"),
+        (np.empty((99, 6), np.float32), "`weight` must have as many outputs as `panels`, up to 16, got 99"),
+        (weight.astype(np.float64), "`weight` must be"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            _linear.pack_weight(wrong, panels)
+        with pytest.raises((ValueError, TypeError), match=message):
+            _linear.unpack_weight(panels, wrong)
 
 
 def test_it_works_where_no_openmp_library_is_loaded():
@@ -119,8 +131,9 @@ def test_it_works_where_no_openmp_library_is_loaded():
 import numpy as np
 from hf_integration import _linear
 weight, states = np.ones((64, 512), np.float32), np.ones((128, 512), np.float32)
-out = np.empty((128, 64), np.float32)
-_linear.multiply(states, _linear.pack_weight(weight), None, out, 2)
+out, panels = np.empty((128, 64), np.float32), np.empty((8, 512, 8), np.float32)
+_linear.pack_weight(weight, panels)
+_linear.multiply(states, panels, None, out, 2)
 assert (out == 512).all() and "gomp" not in open("/proc/self/maps").read()
 """
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)
@@ -133,7 +146,7 @@ def test_avx512_on_other_machines(tmp_path):
         pytest.skip("needs gcc and the sources")
     library = tmp_path / "linear.so"
     flags = ["-std=c11", "-O2", "-shared", "-fPIC", "-D_GNU_SOURCE", f"-I{CSRC / 'include'}", "-Wno-psabi"]
-    sources = [CSRC / name for name in ("linear.c", "openmp.c", "threads.c", "kernels/linear_serial.c")]
+    sources = [CSRC / name for name in ("linear.c", "memory.c", "openmp.c", "threads.c", "kernels/linear_serial.c")]
     if platform.machine().lower() in {"x86_64", "amd64"}:
         flags += ["-DMP_X86"]
         sources += [CSRC / "kernels/linear_avx2.c"]

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import hf_integration
-from hf_integration import plugin
+from hf_integration import _linear, plugin
 from mp_plugins import Registry, load_registry
 
 WITHOUT = """
@@ -78,5 +78,6 @@ def test_diagnostics_tell_versions_and_what_is_missing(monkeypatch):
     plugin.mp_register_diagnostics(registry)
     rows = registry["hf_integration"]()
     assert rows["torch"][0].isdigit()
+    assert rows["SIMD level of prepacked weights"] == list(_linear.linear_levels())[-1]
     monkeypatch.setattr(plugin, "_LIBRARIES", ("no-such-library",))
     assert "magic-pyramid[hf]" in registry["hf_integration"]()["no-such-library"]

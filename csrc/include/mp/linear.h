@@ -8,14 +8,14 @@
  * Every output is bias + the sum over n_in in order, each step a multiply-add: what it is depends on its row and on
  * the level, not on the other rows or on the number of threads, bit for bit.
  *
- * Memory: all of it is the caller's. Nothing allocates or fails. */
+ * Memory: all of it is the caller's; panels are best aligned to 64 bytes. Nothing allocates or fails. */
 #ifndef MP_LINEAR_H
 #define MP_LINEAR_H
 
 #include <stdbool.h>
 #include <stddef.h>
 
-#define MP_LINEAR_ROWS 96   /* of states that meet a panel while it is in the caches */
+#define MP_LINEAR_ROWS 48   /* of states that meet a panel while it is in the caches */
 #define MP_LINEAR_DEPTH 768 /* of a panel that is multiplied at once, at most */
 #define MP_LINEAR_MAX_LEVELS 3
 #define MP_LINEAR_MAX_TILE (14 * 32)
@@ -30,7 +30,7 @@ struct mp_linear_tile {
     size_t out_stride;
     const float *bias;  /* of these columns; NULL: zeros */
     bool adds;          /* to what is in `out`, and not to `bias` */
-    const float *ahead; /* what to fetch meanwhile, for later */
+    const float *ahead; /* what to fetch meanwhile, for later; NULL: nothing */
     size_t ahead_step;  /* in floats, for each input */
 };
 
@@ -51,7 +51,7 @@ size_t mp_linear_available(const struct mp_linear_kernel *levels[MP_LINEAR_MAX_L
 /* The kernel for panels of so many columns, or NULL if none that runs here has them. */
 const struct mp_linear_kernel *mp_linear_find(size_t columns);
 
-/* Writes the panels of `weight`. */
+/* Writes the panels of `weight`, and asks for huge pages for them. */
 void mp_linear_pack(const float *weight, size_t n_out, size_t n_in, size_t columns, float *panels);
 
 /* Writes the weight that the panels were made of. */
