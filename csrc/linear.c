@@ -8,10 +8,6 @@
 /* Below so many multiply-adds, waking a thread costs more than it saves. */
 #define LEAST_SHARE 65536
 
-/* With more tiles on a panel, their arithmetic takes longer than the panel behind takes to come, and fetching it ahead
- * is in their way. */
-#define TILES_TO_FETCH_BEHIND 8
-
 struct product {
     const struct mp_linear_kernel *kernel;
     const float *states;
@@ -106,7 +102,7 @@ static void multiply_panel(const struct product *product, struct range rows, str
     const size_t columns = product->kernel->columns, n_in = product->n_in;
     const size_t n_tiles = ceil_div(rows.end - rows.begin, product->kernel->rows);
     const float *begin = product->panels + (panel * n_in + depth.begin) * columns;
-    const bool fetches = (panel + 1) * columns < product->n_out && n_tiles <= TILES_TO_FETCH_BEHIND;
+    const float *behind = (panel + 1) * columns < product->n_out ? begin + n_in * columns : begin;
     const size_t size = depth.end - depth.begin, step = ceil_div(columns, n_tiles);
     for (size_t index = 0; index < n_tiles; index++) {
         const size_t row = rows.begin + index * product->kernel->rows, first = panel * columns;
@@ -120,7 +116,7 @@ static void multiply_panel(const struct product *product, struct range rows, str
             .out_stride = product->n_out,
             .bias = product->bias ? product->bias + first : NULL,
             .adds = depth.begin > 0,
-            .ahead = fetches ? begin + n_in * columns + index * step * size : NULL,
+            .ahead = behind + index * step * size,
             .ahead_step = step,
         };
         if (first + columns > product->n_out)

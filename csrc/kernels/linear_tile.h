@@ -11,7 +11,7 @@
 
 typedef float floats_ __attribute__((vector_size(LEVEL_FLOATS * sizeof(float)), aligned(sizeof(float)), may_alias));
 
-MP_INLINE void multiply_rows_(const struct mp_linear_tile *tile, const size_t n_rows, const bool fetches) {
+MP_INLINE void multiply_rows_(const struct mp_linear_tile *tile, const size_t n_rows) {
     floats_ left[LEVEL_ROWS], right[LEVEL_ROWS];
     MP_UNROLL
     for (size_t row = 0; row < n_rows; row++) {
@@ -21,12 +21,9 @@ MP_INLINE void multiply_rows_(const struct mp_linear_tile *tile, const size_t n_
     }
     const float *panel = tile->panel, *ahead = tile->ahead, *states = tile->states;
     const size_t stride = tile->states_stride;
-    for (size_t i = 0; i < tile->depth; i++, panel += LEVEL_COLUMNS) {
+    for (size_t i = 0; i < tile->depth; i++, panel += LEVEL_COLUMNS, ahead += tile->ahead_step) {
         const floats_ left_weight = *(const floats_ *)panel, right_weight = *(const floats_ *)(panel + LEVEL_FLOATS);
-        if (fetches) {
-            __builtin_prefetch(ahead, 0, 2);
-            ahead += tile->ahead_step;
-        }
+        __builtin_prefetch(ahead, 0, 2);
         MP_UNROLL
         for (size_t row = 0; row < n_rows; row++) {
             /* Minus zero leaves every number what it is, so that this is a broadcast. */
@@ -43,14 +40,10 @@ MP_INLINE void multiply_rows_(const struct mp_linear_tile *tile, const size_t n_
     }
 }
 
-/* Every number of rows has its own code, in which the sums have their registers; and so has fetching, because it takes
- * a tenth of the time where there is nothing to fetch. */
+/* Every number of rows has its own code, in which the sums have their registers. */
 #define ROWS_(count)                                                                                                   \
     case count:                                                                                                        \
-        if (tile->ahead)                                                                                               \
-            multiply_rows_(tile, count, true);                                                                         \
-        else                                                                                                           \
-            multiply_rows_(tile, count, false);                                                                        \
+        multiply_rows_(tile, count);                                                                                   \
         return;
 
 MP_INLINE void multiply_tile_(const struct mp_linear_tile *tile) {

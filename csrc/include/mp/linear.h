@@ -15,7 +15,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#define MP_LINEAR_ROWS 48   /* of states that meet a panel while it is in the caches */
+/* Rows of states that meet a panel while it is in the caches. With more, their arithmetic takes longer than the panel
+ * behind takes to come, and fetching it ahead is in their way; without fetching, 96 and 192 were slower. */
+#define MP_LINEAR_ROWS 48
 #define MP_LINEAR_DEPTH 768 /* of a panel that is multiplied at once, at most */
 #define MP_LINEAR_MAX_LEVELS 3
 #define MP_LINEAR_MAX_TILE (14 * 32)
@@ -30,7 +32,7 @@ struct mp_linear_tile {
     size_t out_stride;
     const float *bias;  /* of these columns; NULL: zeros */
     bool adds;          /* to what is in `out`, and not to `bias` */
-    const float *ahead; /* what to fetch meanwhile, for later; NULL: nothing */
+    const float *ahead; /* what to fetch meanwhile, for later */
     size_t ahead_step;  /* in floats, for each input */
 };
 
