@@ -9,6 +9,7 @@ from sentence_transformers import SentenceTransformer
 
 import hf_integration
 from hf_integration.demo_checkpoint import checkpoint_path
+from hf_integration.prepacking import is_prepacked
 
 pytestmark = pytest.mark.checkpoint
 
@@ -60,6 +61,14 @@ def test_a_pruned_encoder_is_saved_and_loaded_with_its_settings(pruned, tmp_path
     loaded = SentenceTransformer(str(tmp_path), device="cpu")
     assert loaded[0].auto_model.config.keep_threshold == 0.8
     np.testing.assert_array_equal(loaded.encode(TEXTS), embeddings)
+
+
+def test_prepacked_encoders_give_the_same_embeddings(plain, pruned):
+    for encoder in (plain, pruned):
+        packed = hf_integration.prepack(encoder)
+        assert isinstance(packed, SentenceTransformer)
+        assert is_prepacked(packed)
+        np.testing.assert_allclose(packed.encode(TEXTS), encoder.encode(TEXTS), atol=1e-5)
 
 
 def test_a_pruned_encoder_learns_the_embeddings_of_the_plain_one(plain, pruned):
