@@ -143,7 +143,9 @@ class PrepackedLinear(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PrepackedLinear:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._lay_out(fn(self.weight))
+        # Encoders and pipelines move a model at every call to where it is: a look at no weights tells.
+        if self.panels is None or not _can_be_packed(fn(self._rows)):
+            self._lay_out(fn(self.weight))
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:

@@ -145,6 +145,12 @@ def test_elsewhere_it_computes_as_any_model(make_pyramid, make_batch):
     assert answers(packed, batch).logits.dtype == torch.float32
 
 
+def test_moved_to_where_it_is_the_panels_stay(make_pyramid):
+    packed = hf_integration.prepack(make_pyramid())
+    panels = packed.classifier.panels
+    assert packed.to("cpu").float().classifier.panels is panels
+
+
 def test_autocast(make_pyramid, make_batch):
     model, batch = make_pyramid(), make_batch(LENGTHS)
     with torch.autocast("cpu", torch.bfloat16):
