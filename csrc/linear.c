@@ -2,6 +2,7 @@
 
 #include "mp/memory.h"
 #include "mp/openmp.h"
+#include "mp/threads.h"
 
 #include <string.h>
 
@@ -162,8 +163,8 @@ static void multiply_part(void *context, size_t part, size_t n_parts) {
 }
 
 void mp_linear_multiply(const struct mp_linear_kernel *kernel, const float *states, size_t n_rows, size_t n_in,
-                        const float *panels, size_t n_out, const float *bias, float *out, size_t n_threads) {
+                        const float *panels, size_t n_out, const float *bias, float *out, int num_threads) {
     struct product product = {kernel, states, n_rows, n_in, panels, n_out, bias, out};
-    const size_t worth = n_rows * n_in * n_out / LEAST_SHARE;
-    mp_openmp_run(least(n_threads, worth > 0 ? worth : 1), multiply_part, &product);
+    const size_t n_threads = mp_n_threads_for(num_threads, n_rows * n_in * n_out / LEAST_SHARE);
+    mp_openmp_run(n_threads, multiply_part, &product);
 }

@@ -78,10 +78,10 @@ void multiply(nb::handle states_object, nb::handle panels_object, nb::handle bia
         bias = Array(bias_object, "bias", "float32", 1);
         require_length(bias, "bias", n_out, "the number of outputs");
     }
-    const auto threads = static_cast<size_t>(at_least_one(num_threads, "num_threads", "threads"));
+    at_least_one(num_threads, "num_threads", "threads");
     nb::gil_scoped_release release;
     mp_linear_multiply(kernel, states.as<float>(), n_rows, panels.shape(1), panels.as<float>(), n_out,
-                       bias_object.is_none() ? nullptr : bias.as<float>(), out.as_writable<float>(), threads);
+                       bias_object.is_none() ? nullptr : bias.as<float>(), out.as_writable<float>(), num_threads);
 }
 
 } // namespace

@@ -157,7 +157,9 @@ def test_avx512_on_other_machines(tmp_path):
     kernel = ctypes.addressof(ctypes.c_char.in_dll(core, "mp_linear_avx512"))
     size, pointer = ctypes.c_size_t, ctypes.c_void_p
     core.mp_linear_pack.argtypes = [pointer, size, size, size, pointer]
-    core.mp_linear_multiply.argtypes = [pointer, pointer, size, size, pointer, size, pointer, pointer, size]
+    core.mp_linear_multiply.argtypes = [
+        pointer, pointer, size, size, pointer, size, pointer, pointer, ctypes.c_int
+    ]  # fmt: skip
     for n, n_in, n_out in ((1, 5, 3), (14, 40, 64), (15, 769, 33), (97, 768, 70), (200, 1537, 129)):
         states, weight, bias = draw(n, n_in, n_out)
         panels, out = np.empty((-(-n_out // 32), n_in, 32), np.float32), np.full((n, n_out), np.nan, np.float32)

@@ -59,9 +59,10 @@ void mp_linear_pack(const float *weight, size_t n_out, size_t n_in, size_t colum
 /* Writes the weight that the panels were made of. */
 void mp_linear_unpack(const float *panels, size_t n_out, size_t n_in, size_t columns, float *weight);
 
-/* out[n_rows, n_out] = states[n_rows, n_in] @ weight.T + bias, in up to `n_threads` threads of the OpenMP library of
- * this process, so that they are those that the caller's other operations run in. `bias` may be NULL. */
+/* out[n_rows, n_out] = states[n_rows, n_in] @ weight.T + bias, in up to `num_threads` threads (<= 0: one a core) of the
+ * OpenMP library of this process, so that they are those that the caller's other operations run in. `bias` may be NULL.
+ */
 void mp_linear_multiply(const struct mp_linear_kernel *kernel, const float *states, size_t n_rows, size_t n_in,
-                        const float *panels, size_t n_out, const float *bias, float *out, size_t n_threads);
+                        const float *panels, size_t n_out, const float *bias, float *out, int num_threads);
 
 #endif
