@@ -125,15 +125,36 @@ def test_alone_equals_in_a_batch(pyramids, make_inputs, family, lengths, seed, d
         torch.testing.assert_close(alone.logits[0], together.logits[row], atol=tolerance, rtol=tolerance)
 
 
+def middle_uncertainty(model, batch):
+    """Return an exit threshold at which half of the texts leave at the embeddings, between those of two texts."""
+    with torch.no_grad():
+        first = model.internal_classifiers(0, model.exit_states(**batch).pooled[:, 0])
+    ranked = model.exit_criterion.uncertainty(first).sort().values
+    return ranked[len(ranked) // 2 - 1 :][:2].mean().item()
+
+
+def test_large_batches_equal_small_ones(pyramids, make_inputs, family):
+    lengths = [1 + 7 * row % 23 for row in range(512)]
+    model, batch = pyramids(family), make_inputs(family, lengths)
+    changes = {"keep_threshold": 0.7, "exit_threshold": middle_uncertainty(model, batch)}
+    whole = run(model, batch, execution="compact", **changes)
+    for rows in (slice(0, 1), slice(100, 137), slice(511, 512)):
+        part = run(model, {name: values[rows] for name, values in batch.items()})
+        assert part.exit_layer.tolist() == whole.exit_layer[rows].tolist()
+        assert part.tokens_kept.tolist() == whole.tokens_kept[rows].tolist()
+        torch.testing.assert_close(part.logits, whole.logits[rows], atol=1e-4, rtol=1e-4)
+    masked = run(model, batch, execution="masked")
+    # Of this many decisions, rounding may turn one.
+    same = (masked.tokens_kept == whole.tokens_kept).all(1)
+    assert same.sum() > 500
+    torch.testing.assert_close(masked.logits[same], whole.logits[same], atol=1e-4, rtol=1e-4)
+
+
 def test_decisions_of_these_models_vary(pyramids, make_inputs, family):
     # Guards the properties above against models that keep everything or leave at once.
     lengths = [17, 12, 8, 5, 14, 9]
     model, batch = pyramids(family), make_inputs(family, lengths)
-    model.config.keep_threshold = 0.7
-    with torch.no_grad():
-        first = model.internal_classifiers(0, model.exit_states(**batch).pooled[:, 0])
-    middle = model.exit_criterion.uncertainty(first).median().item()
-    output = run(model, batch, exit_threshold=middle, execution="compact")
+    output = run(model, batch, keep_threshold=0.7, exit_threshold=middle_uncertainty(model, batch), execution="compact")
     assert len(set(output.exit_layer.tolist())) > 1
     stayed = output.exit_layer >= 1
     assert (output.tokens_kept[stayed, 0] < torch.tensor(lengths)[stayed]).any()

@@ -204,6 +204,35 @@ def test_pipeline(make_pyramid, tokenizer, settings):
     assert [answer["score"] for answer in found] == pytest.approx([answer["score"] for answer in alone], abs=1e-4)
 
 
+@pytest.mark.parametrize("execution", ["compact", "masked"])
+def test_pairs_keep_both_segments_apart(make_bert, make_pyramid, save_tokenizer, tmp_path, execution):
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    tokenizer = save_tokenizer(tmp_path, list("abcdefghij"), model_max_length=40, model_input_names=inputs)
+    first, second = ["a b c", "j", "d e f g h i j a b"], ["b", "c d e f g h", "a"]
+    batch = tokenizer(first, second, padding=True, return_tensors="pt")
+    assert batch["token_type_ids"].sum(1).tolist() == [2, 7, 2]
+    lengths = batch["attention_mask"].sum(1).tolist()
+    bert = make_bert()
+    with torch.no_grad():
+        neutral = hf_integration.attach(bert, execution=execution)
+        torch.testing.assert_close(neutral(**batch).logits, bert(**batch).logits, atol=1e-5, rtol=0)
+        # Of each text: [CLS] and two separators, and of the words those that matter.
+        pruned = make_pyramid(execution=execution, protected_token_ids=[tokenizer.sep_token_id], keep_threshold=0.9)
+        found = pruned(**batch)
+        swapped = pruned(**{**batch, "token_type_ids": batch["attention_mask"] - batch["token_type_ids"]})
+        pruned.config.keep_threshold = 1e9
+        least = pruned(**batch)
+    assert least.tokens_kept[:, :3].tolist() == [[3] * 3] * 3
+    assert all(3 <= kept <= length for kept, length in zip(found.tokens_kept[:, 2].tolist(), lengths, strict=True))
+    assert found.tokens_kept[:, 2].sum() < sum(lengths)
+    # What is left after pruning still tells which segment it is of.
+    assert (found.logits - swapped.logits).abs().amax(1).min() > 1e-3
+    classify = pipeline("text-classification", model=pruned, tokenizer=tokenizer, device="cpu")
+    pairs = [{"text": text, "text_pair": other} for text, other in zip(first, second, strict=True)]
+    scores = [answer["score"] for answer in classify(pairs, batch_size=3)]
+    assert scores == pytest.approx(least.logits.softmax(-1).amax(1).tolist(), abs=1e-5)
+
+
 def test_plain_trainer_evaluates(make_pyramid, make_batch, tmp_path):
     model = make_pyramid(exit_threshold=0.3, keep_threshold=0.5)
     rows = [{"input_ids": list(range(1, n)), "attention_mask": [1] * (n - 1), "labels": n % 3} for n in range(3, 12)]

@@ -141,6 +141,22 @@ def test_a_stage_trains_alike_under_gradient_checkpointing(make_pyramid, train, 
         torch.testing.assert_close(found[1][1][name], tensor, atol=atol, rtol=1e-2, msg=name)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_accumulated_batches_train_as_one_batch_does(make_pyramid, train, stage):
+    found = []
+    for batch_size, accumulated in ((16, 1), (4, 4)):
+        # Dropout draws anew for every batch.
+        model = make_pyramid(num_labels=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        losses = train(model, stage, per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulated)
+        found.append((losses, model.state_dict()))
+    assert len(found[0][0]) == 4
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-3)
+    for name, tensor in found[0][1].items():
+        # As above.
+        atol = 0.05 if name.endswith("key.bias") else 1e-3
+        torch.testing.assert_close(found[1][1][name], tensor, atol=atol, rtol=1e-2, msg=name)
+
+
 @pytest.mark.parametrize("pruner", ["attention", "gate"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_trains_in_mixed_precision(make_pyramid, train, stage, pruner):
