@@ -118,11 +118,11 @@ static size_t choose_links(const struct inserter *in, const uint64_t *ranks, siz
     return n_chosen;
 }
 
-/* The heuristic over `count` candidates in the fresh ids: what `node` links to from now on. Its list is locked. */
+/* The heuristic over `count` candidates in the fresh ids, none twice: what `node` links to from now on. Its list is
+ * locked. */
 static void choose_anew(const struct inserter *in, struct links list, uint32_t node, size_t count) {
     const struct mp_items *items = &in->graph.items;
     uint32_t *ids = in->walk.fresh;
-    size_t n_ranks = 0;
     for (size_t i = count; i % 4; i++)
         ids[i] = ids[0];
     for (size_t i = 0; i < count && i < LOOKAHEAD + 4; i++)
@@ -137,21 +137,33 @@ static void choose_anew(const struct inserter *in, struct links list, uint32_t n
             in->around[j] = mp_rank(distances[j - i], ids[j]);
     }
     mp_sort_ranks(in->around, count);
-    for (size_t i = 0; i < count; i++) { /* an id that came twice has one distance: it stands beside itself */
-        if (i == 0 || in->around[i] != in->around[i - 1])
-            in->around[n_ranks++] = in->around[i];
-    }
-    const size_t n_chosen = choose_links(in, in->around, n_ranks, list.max, in->chosen);
+    const size_t n_chosen = choose_links(in, in->around, count, list.max, in->chosen);
     for (size_t i = 0; i < list.max; i++)
         store_link(list, i, i < n_chosen ? (int32_t)in->chosen[i] : -1);
 }
 
-/* Appends the links of a list to the fresh ids, but for one node. */
-static size_t append_links(const struct inserter *in, struct links list, size_t count, uint32_t without) {
+/* Makes the links of a locked list the fresh ids, but for one node. */
+static size_t take_links(const struct inserter *in, struct links list, uint32_t without) {
+    size_t count = 0;
     int32_t id;
     for (size_t i = 0; i < list.max && (id = load_link(list, i)) >= 0; i++) {
         in->walk.fresh[count] = (uint32_t)id;
         count += (uint32_t)id != without;
+    }
+    return count;
+}
+
+/* Appends those of a list that is not locked: while others write to it, it may show an id twice, and it may have some
+ * that are there already. Distances would not tell, since codes may change between two of them. */
+static size_t append_links(const struct inserter *in, struct links list, size_t count, uint32_t without) {
+    uint32_t *ids = in->walk.fresh;
+    int32_t id;
+    for (size_t i = 0; i < list.max && (id = load_link(list, i)) >= 0; i++) {
+        bool is_there = (uint32_t)id == without;
+        for (size_t j = 0; j < count; j++)
+            is_there |= ids[j] == (uint32_t)id;
+        ids[count] = (uint32_t)id;
+        count += !is_there;
     }
     return count;
 }
@@ -168,7 +180,7 @@ static void connect(const struct inserter *in, uint32_t node, size_t level, uint
     if (!is_linked && count < list.max)
         store_link(list, count, (int32_t)newcomer);
     else if (!is_linked) {
-        in->walk.fresh[append_links(in, list, 0, newcomer)] = newcomer;
+        in->walk.fresh[take_links(in, list, newcomer)] = newcomer;
         choose_anew(in, list, node, count + 1);
     }
     pthread_mutex_unlock(stripe);
@@ -183,7 +195,7 @@ static void detach(const struct inserter *in, uint32_t id, size_t level) {
         const struct links list = list_of(in, (uint32_t)node, level);
         pthread_mutex_t *stripe = &in->hnsw->stripes[(uint32_t)node % N_STRIPES];
         pthread_mutex_lock(stripe);
-        const size_t others = append_links(in, list, 0, id);
+        const size_t others = take_links(in, list, id);
         if (others < count_links(list))
             choose_anew(in, list, (uint32_t)node, append_links(in, own, others, (uint32_t)node));
         pthread_mutex_unlock(stripe);
