@@ -28,7 +28,9 @@ from mp_plugins import UnsupportedError, argument_error, create_plugin_manager, 
 __all__ = ["PyramidModel", "keep_changes", "model_class", "share_modules"]
 
 
-class PyramidModel(compatibility.KeepsOwnParameters, compatibility.Checkpoints, PreTrainedModel):
+class PyramidModel(
+    compatibility.KeepsOwnParameters, compatibility.Checkpoints, compatibility.SavesOwnNames, PreTrainedModel
+):
     """A head over a backbone that prunes tokens, whatever the family.
 
     A subclass stands for one head. Below it, every family has a class that inherits from it and from the family's own

@@ -20,6 +20,7 @@ __all__ = [
     "Checkpoints",
     "KeepsOwnParameters",
     "PreTrainedConfig",
+    "SavesOwnNames",
     "attends_locally",
     "init",
     "make_arguments",
@@ -96,6 +97,22 @@ class _Checkpoints:
 
 # 5.0 recomputes without reentry by default; before, with it, which leaves out layers behind frozen ones.
 Checkpoints: Any = _CheckpointsWithoutReentry if _BEFORE_5 else _Checkpoints
+
+
+class _SavesOwnNames:
+    """Saves parameters by the names that the model has for them."""
+
+    def save_pretrained(self, *args: Any, save_original_format: bool = False, **kwargs: Any) -> None:
+        super().save_pretrained(*args, save_original_format=save_original_format, **kwargs)  # type: ignore[misc]
+
+
+class _SavesNames:
+    """Saves parameters as transformers does by itself."""
+
+
+# 5.0 saves by the names of the checkpoint that was loaded, such as `LayerNorm.gamma` in old ones (and 5.0.0 always by
+# those), which a Trainer that resumes passes over. Before, names were the model's own.
+SavesOwnNames: Any = _SavesNames if _BEFORE_5 else _SavesOwnNames
 
 
 def silent_when_missing(prefixes: Sequence[str]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -202,6 +204,28 @@ def test_a_run_killed_inside_a_stage_resumes_inside_it(
     for key, tensor in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[key], tensor, msg=lambda text, key=key: f"{key}: {text}")
     assert not (out / "stages").exists()
+
+
+def test_a_checkpoint_with_names_of_old_is_trained_saved_and_resumed(
+    capsys, monkeypatch, tmp_path, backbone, texts, trained
+):
+    old, out = tmp_path / "old", tmp_path / "model"
+    shutil.copytree(backbone, old)
+    weights = load_file(old / "model.safetensors")
+    names = {key: key.replace("LayerNorm.weight", "LayerNorm.gamma") for key in weights}
+    names = {key: name.replace("LayerNorm.bias", "LayerNorm.beta") for key, name in names.items()}
+    assert sum(key != name for key, name in names.items()) == 10
+    save_file({names[key]: tensor for key, tensor in weights.items()}, old / "model.safetensors", {"format": "pt"})
+    command = ["train", str(old), str(texts), str(out), *SHORT, "--save-steps", "3"]
+    with monkeypatch.context() as patch:
+        kill_at(patch, Trainer, "training_step", 11)
+        with pytest.raises(Killed):
+            cli.main(command)
+    assert run(capsys, *command)[0] == 0
+    whole, resumed = (load_file(folder / "model.safetensors") for folder in (trained, out))
+    assert resumed.keys() == whole.keys()
+    for key, tensor in whole.items():
+        torch.testing.assert_close(resumed[key], tensor, msg=lambda text, key=key: f"{key}: {text}")
 
 
 def test_a_run_that_the_system_kills_again_and_again_comes_to_the_same_end(tmp_path, backbone, texts, trained):
