@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -88,6 +89,17 @@ def test_refused_and_nothing_changed(oracle: SimpleNamespace) -> None:
     np.testing.assert_array_equal(graph.codes(np.arange(50)), codes)
     assert np.flatnonzero(graph.deleted()).tolist() == [4]
     assert graph.n_deleted == 1
+
+
+def test_replacing_neighbours_at_once(oracle: SimpleNamespace) -> None:
+    # Few nodes, so that threads meet at one often: a list may be read while it, and codes in it, change.
+    vectors, rng = oracle.clustered(60, DIM, 1), np.random.default_rng(0)
+    graph, parts = built(vectors), np.split(np.arange(60), 4)
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        for _ in range(300):
+            moved = [vectors[rows] for rows in np.split(rng.permutation(60), 4)]
+            list(threads.map(graph.replace, parts, moved))
+            check_structure(graph, 16)
 
 
 def test_replacing_while_searching_and_adding(oracle: SimpleNamespace) -> None:
