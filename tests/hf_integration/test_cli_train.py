@@ -116,6 +116,14 @@ def test_a_finished_run_is_not_repeated(capsys, backbone, texts, trained):
     assert (trained / "model.safetensors").stat().st_mtime_ns == before
 
 
+def assert_same_weights(folder, expected):
+    """Compare the files that two runs left, by their names of parameters and by values."""
+    found, weights = (load_file(path / "model.safetensors") for path in (folder, expected))
+    assert found.keys() == weights.keys()
+    for key, tensor in weights.items():
+        torch.testing.assert_close(found[key], tensor, msg=lambda text, key=key: f"{key}: {text}")
+
+
 class Killed(BaseException):
     """What no handler of errors catches, as a signal would be."""
 
@@ -163,10 +171,7 @@ def test_a_killed_run_resumes_without_losing_a_stage(
     assert run(capsys, *command)[0] == 0
     assert started == ["finetune", "soft", "hard", "exits"][len(kept) :]
     # The same end as without the interruption.
-    hf_integration.register()
-    whole, resumed = (AutoModelForSequenceClassification.from_pretrained(folder) for folder in (trained, out))
-    for key, tensor in whole.state_dict().items():
-        torch.testing.assert_close(resumed.state_dict()[key], tensor, msg=lambda text, key=key: f"{key}: {text}")
+    assert_same_weights(out, trained)
 
 
 def steps_of_stage(stage):
@@ -199,10 +204,7 @@ def test_a_run_killed_inside_a_stage_resumes_inside_it(
     assert run(capsys, *command)[0] == 0
     # Whatever the checkpoint holds is not run again.
     assert len(calls) == sum(map(steps_of_stage, EPOCHS)) - sum(map(steps_of_stage, before)) - kept
-    hf_integration.register()
-    whole, resumed = (AutoModelForSequenceClassification.from_pretrained(folder) for folder in (trained, out))
-    for key, tensor in whole.state_dict().items():
-        torch.testing.assert_close(resumed.state_dict()[key], tensor, msg=lambda text, key=key: f"{key}: {text}")
+    assert_same_weights(out, trained)
     assert not (out / "stages").exists()
 
 
@@ -222,10 +224,7 @@ def test_a_checkpoint_with_names_of_old_is_trained_saved_and_resumed(
         with pytest.raises(Killed):
             cli.main(command)
     assert run(capsys, *command)[0] == 0
-    whole, resumed = (load_file(folder / "model.safetensors") for folder in (trained, out))
-    assert resumed.keys() == whole.keys()
-    for key, tensor in whole.items():
-        torch.testing.assert_close(resumed[key], tensor, msg=lambda text, key=key: f"{key}: {text}")
+    assert_same_weights(out, trained)
 
 
 def test_a_run_that_the_system_kills_again_and_again_comes_to_the_same_end(tmp_path, backbone, texts, trained):
@@ -241,10 +240,7 @@ def test_a_run_that_the_system_kills_again_and_again_comes_to_the_same_end(tmp_p
         assert process.returncode == -signal.SIGKILL
         assert not (out / "config.json").exists()
     subprocess.run(list(map(str, command)), cwd=tmp_path, check=True, capture_output=True)
-    hf_integration.register()
-    whole, resumed = (AutoModelForSequenceClassification.from_pretrained(folder) for folder in (trained, out))
-    for key, tensor in whole.state_dict().items():
-        torch.testing.assert_close(resumed.state_dict()[key], tensor, msg=lambda text, key=key: f"{key}: {text}")
+    assert_same_weights(out, trained)
 
 
 def test_a_checkpoint_that_was_not_written_to_its_end_is_left_out(tmp_path):

@@ -128,17 +128,22 @@ def test_gradient_checkpointing_of_every_family_and_head(make_plain, make_inputs
         set_checkpointing(model, "disable")
 
 
+def assert_trained_alike(one, other):
+    """Compare the losses and the parameters of two trainings."""
+    assert other[0] == pytest.approx(one[0], rel=1e-3)
+    for name, tensor in one[1].items():
+        # The bias of keys cancels in the softmax: its gradient is rounding, which the optimiser scales up to steps.
+        atol = 0.05 if name.endswith("key.bias") else 1e-3
+        torch.testing.assert_close(other[1][name], tensor, atol=atol, rtol=1e-2, msg=name)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_trains_alike_under_gradient_checkpointing(make_pyramid, train, stage):
     found = []
     for checkpointing in (False, True):
         model = make_pyramid(num_labels=2, trained=stage != "exits")
         found.append((train(model, stage, activation_checkpointing=checkpointing), model.state_dict()))
-    assert found[1][0] == pytest.approx(found[0][0], rel=1e-3)
-    for name, tensor in found[0][1].items():
-        # The bias of keys cancels in the softmax: its gradient is rounding, which the optimiser scales up to steps.
-        atol = 0.05 if name.endswith("key.bias") else 1e-3
-        torch.testing.assert_close(found[1][1][name], tensor, atol=atol, rtol=1e-2, msg=name)
+    assert_trained_alike(*found)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -150,11 +155,7 @@ def test_accumulated_batches_train_as_one_batch_does(make_pyramid, train, stage)
         losses = train(model, stage, per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulated)
         found.append((losses, model.state_dict()))
     assert len(found[0][0]) == 4
-    assert found[1][0] == pytest.approx(found[0][0], rel=1e-3)
-    for name, tensor in found[0][1].items():
-        # As above.
-        atol = 0.05 if name.endswith("key.bias") else 1e-3
-        torch.testing.assert_close(found[1][1][name], tensor, atol=atol, rtol=1e-2, msg=name)
+    assert_trained_alike(*found)
 
 
 @pytest.mark.parametrize("pruner", ["attention", "gate"])
