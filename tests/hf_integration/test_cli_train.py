@@ -117,11 +117,14 @@ def test_a_finished_run_is_not_repeated(capsys, backbone, texts, trained):
 
 
 def assert_same_weights(folder, expected):
-    """Compare the files that two runs left, by their names of parameters and by values."""
-    found, weights = (load_file(path / "model.safetensors") for path in (folder, expected))
-    assert found.keys() == weights.keys()
-    for key, tensor in weights.items():
-        torch.testing.assert_close(found[key], tensor, msg=lambda text, key=key: f"{key}: {text}")
+    """Compare what two runs left: names of parameters in the files, and the models that load from them."""
+    files = [load_file(path / "model.safetensors") for path in (folder, expected)]
+    assert files[0].keys() == files[1].keys()
+    hf_integration.register()
+    models = [AutoModelForSequenceClassification.from_pretrained(path) for path in (folder, expected)]
+    for found, weights in (files, [model.state_dict() for model in models]):
+        for key, tensor in weights.items():
+            torch.testing.assert_close(found[key], tensor, msg=lambda text, key=key: f"{key}: {text}")
 
 
 class Killed(BaseException):
